@@ -1,0 +1,1 @@
+"""Parsit: train, evaluate and run vision-language models that read documents."""

@@ -1,0 +1,23 @@
+"""The few types that every floor shares: what a sample is, what a reading is, how an error speaks.
+
+Nothing here imports torch, transformers or Pillow, so `parsit --help` and data tools stay light.
+"""
+
+from parsit.types.document import Document, Page
+from parsit.types.errors import InputError, ParsitError, UsageError
+from parsit.types.sample import GlyphBox, ImageRef, Role, Sample, Turn
+from parsit.types.generation import Generation
+
+__all__ = [
+    "Document",
+    "Generation",
+    "GlyphBox",
+    "ImageRef",
+    "InputError",
+    "Page",
+    "ParsitError",
+    "Role",
+    "Sample",
+    "Turn",
+    "UsageError",
+]

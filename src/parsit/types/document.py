@@ -1,0 +1,52 @@
+"""`Document`: what was read from a file, page by page, and its three written forms."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page as it was read.
+
+    `number` counts from 1 as in the file; `width` and `height` are the pixels that were read.
+    `flags` may hold `blank` (nothing on the page; the model was not asked), `truncated` and
+    `looping` (see `Generation`).
+    """
+
+    number: int
+    text: str
+    width: int
+    height: int
+    flags: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A file that was read: its name and its pages."""
+
+    source: str
+    pages: tuple[Page, ...]
+
+    @property
+    def text(self) -> str:
+        """All pages' text, one empty line between pages."""
+        return "\n\n".join(page.text for page in self.pages)
+
+    def to_markdown(self) -> str:
+        """Markdown; pages are set apart by a comment that names the page and its flags."""
+        parts = []
+        for page in self.pages:
+            flags = f" ({', '.join(page.flags)})" if page.flags else ""
+            parts.append(f"<!-- page {page.number}{flags} -->\n\n{page.text}".rstrip() + "\n")
+        return "\n".join(parts)
+
+    def to_text(self) -> str:
+        """Plain text; a form feed between pages, as pdftotext writes it."""
+        return "\f".join(page.text.rstrip() + "\n" for page in self.pages)
+
+    def to_json(self) -> str:
+        """JSON: `{"source", "pages": [{"number", "text", "width", "height", "flags", "seconds"}]}`."""
+        return json.dumps(asdict(self), ensure_ascii=False, indent=2) + "\n"

@@ -1,0 +1,74 @@
+"""`Sample`: one training or evaluation example, the same whatever file format it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class GlyphBox:
+    """Where one character stands in an image, in pixels of the stored image, y downwards.
+
+    The box covers the glyph's advance and the font's whole ascent to descent, so that the boxes of
+    one line touch each other and cover the line.
+    """
+
+    text: str
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """An image by reference: a file, its encoded bytes, or an image that is already decoded.
+
+    `glyphs` holds the characters in the image where they are known (synthetic documents, PDFs with
+    a text layer); only the glyph loss looks at them.
+    """
+
+    source: Path | bytes | Image
+    glyphs: tuple[GlyphBox, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of a conversation: text and images in the order in which they are read."""
+
+    role: Role
+    parts: tuple[str | ImageRef, ...]
+
+    @property
+    def images(self) -> tuple[ImageRef, ...]:
+        """The turn's images, in order."""
+        return tuple(part for part in self.parts if isinstance(part, ImageRef))
+
+    @property
+    def text(self) -> str:
+        """The turn's text without its images."""
+        return "".join(part for part in self.parts if isinstance(part, str))
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A conversation about zero or more images.
+
+    `place` says where the sample came from (`train.jsonl:12`) and appears in error messages.
+    """
+
+    id: str
+    turns: tuple[Turn, ...]
+    place: str = ""
+
+    @property
+    def images(self) -> tuple[ImageRef, ...]:
+        """All images of the sample, in the order of their placeholders."""
+        return tuple(image for turn in self.turns for image in turn.images)
