@@ -1,1 +1,15 @@
-"""TBD."""
+"""Floor 1: configuration as data. Architecture presets, training presets, the flags of a run. No torch."""
+
+from parsit.config.architecture import Architecture, architecture_names, load_architecture, unknown
+from parsit.config.train import TUNABLE_PARTS, TrainConfig, load_preset, preset_names
+
+__all__ = [
+    "TUNABLE_PARTS",
+    "Architecture",
+    "TrainConfig",
+    "architecture_names",
+    "load_architecture",
+    "load_preset",
+    "preset_names",
+    "unknown",
+]

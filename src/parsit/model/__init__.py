@@ -1,1 +1,6 @@
-"""TBD."""
+"""Floor 2: tensors to logits. Configuration, projector, network, loss. No files, no images."""
+
+from parsit.model.configuration import ParsitConfig
+from parsit.model.modeling import ParsitForConditionalGeneration, ParsitOutput
+
+__all__ = ["ParsitConfig", "ParsitForConditionalGeneration", "ParsitOutput"]

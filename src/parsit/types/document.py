@@ -11,8 +11,10 @@ class Page:
     """One page as it was read.
 
     `number` counts from 1 as in the file; `width` and `height` are the pixels that were read.
-    `flags` may hold `blank` (nothing on the page; the model was not asked), `truncated` and
-    `looping` (see `Generation`).
+    `flags` may hold `blank` (nothing on the page; the model was not asked), `reduced` (read with
+    fewer pixels than asked for, to stay within the limit), `no_lines` (read by lines, but none were
+    found), `truncated` and `looping` (see `Generation`), and `failed`: the page could not be read,
+    its text is empty and `error` says why.
     """
 
     number: int
@@ -21,6 +23,7 @@ class Page:
     height: int
     flags: tuple[str, ...] = ()
     seconds: float = 0.0
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,5 +51,5 @@ class Document:
         return "\f".join(page.text.rstrip() + "\n" for page in self.pages)
 
     def to_json(self) -> str:
-        """JSON: `{"source", "pages": [{"number", "text", "width", "height", "flags", "seconds"}]}`."""
+        """JSON: `{"source", "pages": [{"number", "text", "width", "height", "flags", "seconds", "error"}]}`."""
         return json.dumps(asdict(self), ensure_ascii=False, indent=2) + "\n"

@@ -1,0 +1,144 @@
+"""`parsit train PRESET[/STAGE] --data FILE --output_dir DIR`: from flags to a run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from parsit.cli.parser import Parser
+from parsit.config import Architecture, TrainConfig, load_architecture, load_preset, preset_names
+from parsit.types import InputError, UsageError
+
+if TYPE_CHECKING:
+    from parsit.model import ParsitForConditionalGeneration
+    from parsit.processing import ParsitProcessor
+    from parsit.train.loop import DataSet
+
+# What decides which sample is seen when, and what the weights are: these may not change on resume.
+FIXED_ON_RESUME = ("architecture", "mm_tunable_parts", "glyph_loss_weight")
+
+
+def parse(argv: list[str]) -> TrainConfig:
+    """The resolved configuration of a command line.
+
+    Raises:
+        UsageError: an unknown preset, flag or value.
+    """
+    parser = Parser("parsit train", "Train a model. PRESET[/STAGE] is one of: " + ", ".join(preset_names()))
+    parser.add_argument("preset", metavar="PRESET[/STAGE]", help="where the settings start from")
+    parser.add_argument("--data", nargs="+", metavar="FILE", help="training files in Parsit's native format")
+    parser.add_argument("--eval_data", nargs="+", metavar="FILE", help="validation files, never trained on")
+    parser.add_class_arguments(TrainConfig, as_group=False, skip={"data", "eval_data"})
+    if argv and not argv[0].startswith("-"):
+        parser.set_defaults(load_preset(argv[0]))
+    values = vars(parser.parse_args(argv)).copy()
+    preset = values.pop("preset")
+    values["architecture"] = preset.split("/")[0]
+    config = TrainConfig(**values)
+    for flag in ("data", "output_dir"):
+        if not getattr(config, flag):
+            raise UsageError(f"parsit train needs --{flag} (`parsit train --help` lists the flags)")
+    return config
+
+
+def main(argv: list[str]) -> int:
+    """Run the verb."""
+    config = parse(argv)
+    output_dir = Path(str(config.output_dir))
+
+    from parsit import hf
+    from parsit.cli.console import quiet_libraries, say, tell_parts
+    from parsit.train import train
+    from parsit.train.parts import set_tunable
+
+    quiet_libraries()
+    checkpoint = _checkpoint_to_resume(config, output_dir)
+    architecture = load_architecture(config.architecture)
+    start = checkpoint or _parsit_folder(config.model_name_or_path)
+    processor = hf.load_processor(start) if start else hf.new_processor(architecture)
+    training = _data_set(config.data or [], config, processor, "training")
+    validation = _data_set(config.eval_data, config, processor, "validation") if config.eval_data else None
+    model = hf.load_model(start) if start else _new_model(config, architecture, processor)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    tell_parts(set_tunable(model, config.tunable_parts))
+    if checkpoint:
+        say(f"resuming from {checkpoint}")
+    result = train(config, model, processor, training, validation, checkpoint)
+    ending = f", validation loss {result.eval_loss:.4f}" if result.eval_loss is not None else ""
+    say(f"trained {result.steps} steps{ending}; saved {result.checkpoint}")
+    return 0
+
+
+def _checkpoint_to_resume(config: TrainConfig, output_dir: Path) -> Path | None:
+    """The checkpoint that the run goes on from, verified.
+
+    Raises:
+        InputError: the named one is not whole, or the folder holds a run and is not to be resumed.
+        UsageError: settings that may not change between the run and its continuation.
+    """
+    from parsit.train.checkpoint import find_newest, list_checkpoints, require_good
+
+    if config.resume == "never":
+        if list_checkpoints(output_dir):
+            raise InputError(f"{output_dir}: holds a run already; give another --output_dir, or --resume auto to go on")
+        return None
+    if config.resume != "auto":
+        checkpoint: Path | None = require_good(Path(config.resume))
+    else:
+        checkpoint = find_newest(output_dir, warn=lambda line: print(line, file=sys.stderr))
+        if checkpoint is None and list_checkpoints(output_dir):
+            raise InputError(f"{output_dir}: none of its checkpoints is whole; start again in another --output_dir")
+    if checkpoint is not None:
+        _require_same_settings(config, checkpoint)
+    return checkpoint
+
+
+def _require_same_settings(config: TrainConfig, checkpoint: Path) -> None:
+    earlier: dict[str, Any] = yaml.safe_load((checkpoint / "train_config.yaml").read_text(encoding="utf-8"))
+    for name in FIXED_ON_RESUME:
+        if earlier[name] != getattr(config, name):
+            raise UsageError(
+                f"--{name} is {getattr(config, name)}, but {checkpoint} was trained with {earlier[name]}: "
+                "give the same value, or start a new --output_dir with --model_name_or_path"
+            )
+
+
+def _parsit_folder(name: str | None) -> Path | None:
+    """The folder, where `--model_name_or_path` names a Parsit model or a run."""
+    if name is None or not Path(name).is_dir():
+        return None
+    from parsit.parse.locate import find_model, is_parsit_model
+
+    folder = find_model(name)
+    return folder if is_parsit_model(folder) else None
+
+
+def _new_model(
+    config: TrainConfig, architecture: Architecture, processor: ParsitProcessor
+) -> ParsitForConditionalGeneration:
+    from parsit import hf
+
+    if config.from_scratch:
+        return hf.new_model(architecture, processor, config.seed)
+    return hf.model_from_parts(
+        architecture,
+        processor,
+        config.seed,
+        config.vision_tower or architecture.vision_tower,
+        config.model_name_or_path or architecture.model_name_or_path,
+    )
+
+
+def _data_set(paths: list[str], config: TrainConfig, processor: ParsitProcessor, what: str) -> DataSet:
+    """Samples and index, with a progress bar: files are read and checked before anything is trained."""
+    from parsit.cli.console import bar
+    from parsit.data import build_index, read_files
+    from parsit.train.loop import DataSet
+
+    samples = read_files(paths, config.image_folder)
+    with bar(f"checking {what} data", len(samples)) as advance:
+        index = build_index(samples, processor, config.model_max_length, advance)
+    return DataSet(samples, index)

@@ -1,0 +1,202 @@
+"""`TrainConfig`: every flag of a training run, with LLaVA's and Hugging Face's names.
+
+A run's configuration is a preset's YAML, overridden by the command line; the resolved result lies
+beside every checkpoint. Values that contradict each other are refused here, before anything is loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from importlib import resources
+from typing import Any, Literal
+
+import yaml
+
+from parsit.config.architecture import architecture_names, unknown
+from parsit.types import UsageError
+
+TUNABLE_PARTS = ("mm_vision_tower", "mm_mlp_adapter", "mm_language_model")
+DEFAULT_STAGE = {"tiny": "scratch"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelArguments:
+    """What is trained.
+
+    Args:
+        architecture: architecture preset: tiny, smol, qwen3-1.7b or qwen3-4b; set by PRESET.
+        model_name_or_path: Parsit folder to start from, or Hub id or folder of the language model; by default the architecture's own.
+        vision_tower: Hub id or folder of the vision tower; by default the architecture's own.
+        mm_tunable_parts: parts that are trained, by commas: mm_vision_tower, mm_mlp_adapter (with image_newline), mm_language_model.
+        from_scratch: draw all weights at random instead of loading pretrained parts.
+    """
+
+    architecture: str = "tiny"
+    model_name_or_path: str | None = None
+    vision_tower: str | None = None
+    mm_tunable_parts: str = "mm_vision_tower,mm_mlp_adapter,mm_language_model"
+    from_scratch: bool = False
+
+    @property
+    def tunable_parts(self) -> tuple[str, ...]:
+        """`mm_tunable_parts`, split."""
+        return tuple(part.strip() for part in self.mm_tunable_parts.split(",") if part.strip())
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataArguments:
+    """What it is trained on.
+
+    Args:
+        data: training files in Parsit's native format (JSON or JSONL).
+        image_folder: folder that the records' image paths start from; by default each file's own.
+        eval_data: validation files, never trained on.
+        model_max_length: longest sample in tokens; a longer one stops the run before it starts.
+        dataloader_num_workers: processes that decode and tokenise; 0: the training process itself.
+        dataloader_prefetch_factor: batches that each worker holds ready.
+    """
+
+    data: list[str] | None = None
+    image_folder: str | None = None
+    eval_data: list[str] | None = None
+    model_max_length: int = 4096
+    dataloader_num_workers: int = 1
+    dataloader_prefetch_factor: int = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingArguments:
+    """How it is trained.
+
+    Args:
+        output_dir: folder of the run: checkpoints, metrics.jsonl, configuration.
+        resume: auto (go on where the folder's newest good checkpoint stands), never, or a checkpoint's path.
+        seed: seed of weights and data order.
+        max_steps: optimizer steps; -1: as num_train_epochs says.
+        num_train_epochs: passes over the data where max_steps is -1.
+        per_device_train_batch_size: samples in one forward pass.
+        per_device_eval_batch_size: samples in one forward pass of the validation.
+        gradient_accumulation_steps: forward passes in one optimizer step.
+        learning_rate: peak learning rate.
+        mm_projector_lr: peak learning rate of projector and image_newline; by default learning_rate.
+        mm_vision_tower_lr: peak learning rate of the vision tower; by default learning_rate.
+        lr_scheduler_type: cosine, linear or constant, each after the warm-up.
+        warmup_ratio: share of the steps in which the learning rate rises.
+        warmup_steps: the same in steps; 0: as warmup_ratio says.
+        min_lr_ratio: share of the peak at which cosine and linear end.
+        weight_decay: for matrices; norms, biases, embeddings of positions and image_newline have none.
+        adam_beta1: AdamW's first beta.
+        adam_beta2: AdamW's second beta.
+        adam_epsilon: AdamW's epsilon.
+        max_grad_norm: clip gradients to this norm; 0: do not clip.
+        glyph_loss_weight: weight of the loss that asks each patch which glyphs lie in it, on data with glyph boxes; 0: off.
+        bf16: compute in bfloat16: auto (where the machine is made for it), true or false.
+        gradient_checkpointing: recompute activations in the backward pass to save memory.
+        logging_steps: steps between lines in a pipe, and between tracker entries.
+        eval_steps: steps between validations; 0: at the end alone.
+        save_steps: steps between checkpoints.
+        save_total_limit: checkpoints that are kept, the best one besides; 0: all.
+        report_to: tensorboard or none; metrics.jsonl is always written.
+    """
+
+    output_dir: str | None = None
+    resume: str = "auto"
+    seed: int = 42
+    max_steps: int = -1
+    num_train_epochs: float = 1.0
+    per_device_train_batch_size: int = 8
+    per_device_eval_batch_size: int = 16
+    gradient_accumulation_steps: int = 1
+    learning_rate: float = 1e-4
+    mm_projector_lr: float | None = None
+    mm_vision_tower_lr: float | None = None
+    lr_scheduler_type: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: float = 0.03
+    warmup_steps: int = 0
+    min_lr_ratio: float = 0.0
+    weight_decay: float = 0.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+    glyph_loss_weight: float = 0.0
+    bf16: Literal["auto", "true", "false"] = "auto"
+    gradient_checkpointing: bool = False
+    logging_steps: int = 10
+    eval_steps: int = 500
+    save_steps: int = 500
+    save_total_limit: int = 3
+    report_to: Literal["tensorboard", "none"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(ModelArguments, DataArguments, TrainingArguments):
+    """All settings of one training run.
+
+    Raises:
+        UsageError: a value that is out of range or contradicts another, with the flag's name.
+    """
+
+    def __post_init__(self) -> None:
+        if self.architecture not in architecture_names():
+            raise UsageError(unknown("architecture", self.architecture, architecture_names()))
+        for part in self.tunable_parts:
+            if part not in TUNABLE_PARTS:
+                raise UsageError(unknown("part in --mm_tunable_parts", part, list(TUNABLE_PARTS)))
+        if not self.tunable_parts:
+            raise UsageError(f"--mm_tunable_parts is empty: nothing would be trained; name some of {', '.join(TUNABLE_PARTS)}")
+        at_least_one = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+        at_least_one += ("logging_steps", "save_steps", "model_max_length", "dataloader_prefetch_factor")
+        for name in at_least_one:
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("dataloader_num_workers", "eval_steps", "save_total_limit", "warmup_steps", "seed"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        for name in ("weight_decay", "max_grad_norm", "glyph_loss_weight"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        for name in ("warmup_ratio", "min_lr_ratio"):
+            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
+        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "more than 0")
+        _require(self.max_steps == -1 or self.max_steps >= 1, "max_steps", self.max_steps, "-1 or at least 1")
+        _require(self.num_train_epochs > 0, "num_train_epochs", self.num_train_epochs, "more than 0")
+
+    def to_yaml(self) -> str:
+        """All values, in the order of the fields."""
+        return yaml.safe_dump({f.name: getattr(self, f.name) for f in fields(self)}, sort_keys=False)
+
+
+def _require(holds: bool, name: str, value: Any, wanted: str) -> None:
+    if not holds:
+        raise UsageError(f"--{name} is {value}: it must be {wanted}")
+
+
+def preset_names() -> list[str]:
+    """All `ARCHITECTURE/STAGE` presets."""
+    root = resources.files("parsit.config").joinpath("presets")
+    return [
+        f"{name}/{stage.name.removesuffix('.yaml')}"
+        for name in architecture_names()
+        for stage in sorted(root.joinpath(name).iterdir(), key=lambda entry: entry.name)
+        if stage.name.endswith(".yaml")
+    ]
+
+
+def load_preset(name: str) -> dict[str, Any]:
+    """The values of `ARCHITECTURE[/STAGE]`, to be overridden by the command line.
+
+    Without a stage: `scratch` for tiny, `finetune` for the others.
+
+    Raises:
+        UsageError: no such preset, or a key in it that no flag has.
+    """
+    if "/" not in name and name in architecture_names():
+        name = f"{name}/{DEFAULT_STAGE.get(name, 'finetune')}"
+    if name not in preset_names():
+        raise UsageError(unknown("preset", name, preset_names()))
+    architecture, stage = name.split("/")
+    file = resources.files("parsit.config").joinpath("presets", architecture, f"{stage}.yaml")
+    values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    known = [f.name for f in fields(TrainConfig)]
+    for key in values:
+        if key not in known:
+            raise UsageError(f"preset {name}: " + unknown("key", key, known))
+    return {"architecture": architecture, **values}

@@ -1,0 +1,222 @@
+"""Parsit's model and processor under `transformers`' Auto classes, and the ways to get one.
+
+Importing this module is all it takes for `AutoModelForImageTextToText.from_pretrained` and
+`AutoProcessor.from_pretrained` to know a Parsit folder. Four ways in: a new model from a preset
+with random weights (`new_model`), pretrained parts joined by a new projector (`model_from_parts`),
+a Parsit folder (`load_model`), and the same without weights on the meta device (`meta_model`).
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
+
+from parsit.config import Architecture
+from parsit.model import ParsitConfig, ParsitForConditionalGeneration
+from parsit.model.vision import is_unused_tower_key
+from parsit.processing import ParsitImageProcessor, ParsitProcessor
+from parsit.processing.chat import IM_END, IMAGE_TOKEN, PAD_TOKEN, VISION_END, VISION_START
+from parsit.types import InputError
+
+AutoConfig.register("parsit", ParsitConfig, exist_ok=True)
+AutoModelForImageTextToText.register(ParsitConfig, ParsitForConditionalGeneration, exist_ok=True)
+AutoProcessor.register(ParsitConfig, ParsitProcessor, exist_ok=True)
+AutoImageProcessor.register(ParsitConfig, slow_image_processor_class=ParsitImageProcessor, exist_ok=True)
+
+
+def config_of(architecture: Architecture, image_token_id: int | None = None) -> ParsitConfig:
+    """The preset's `ParsitConfig`. `image_token_id` None: the last id, for counting without a tokenizer."""
+    if image_token_id is None:
+        image_token_id = architecture.text_config["vocab_size"] - 1
+    return ParsitConfig(
+        vision_config=architecture.vision_config,
+        text_config=architecture.text_config,
+        image_token_id=image_token_id,
+        **architecture.multimodal,
+    )
+
+
+def meta_model(config: ParsitConfig) -> ParsitForConditionalGeneration:
+    """The model without memory: shapes and parameter counts only."""
+    with torch.device("meta"):
+        return ParsitForConditionalGeneration(config)
+
+
+def new_processor(architecture: Architecture, tokenizer: PreTrainedTokenizerFast | None = None) -> ParsitProcessor:
+    """The preset's processor.
+
+    Args:
+        architecture: the preset.
+        tokenizer: None: the shipped one, or the language model's own.
+
+    Raises:
+        ValueError: a tokenizer without the tokens that the chat format needs.
+    """
+    processing = dict(architecture.processing)
+    add_tokens = processing.pop("mm_use_im_patch_token", False)
+    if tokenizer is None:
+        tokenizer = _own_tokenizer(architecture)
+    if add_tokens:
+        tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN, VISION_START, VISION_END]})
+    vision = architecture.vision_config
+    joined = {k: v for k, v in architecture.multimodal.items() if k not in ("mm_projector_type", "mm_vision_select_layer")}
+    image_processor = ParsitImageProcessor(image_size=vision["image_size"], patch_size=vision["patch_size"], **joined)
+    return ParsitProcessor(image_processor, tokenizer, **processing)
+
+
+def _own_tokenizer(architecture: Architecture) -> PreTrainedTokenizerFast:
+    if architecture.tokenizer is not None:
+        return shipped_tokenizer(architecture.tokenizer)
+    return AutoTokenizer.from_pretrained(architecture.model_name_or_path)
+
+
+def shipped_tokenizer(name: str) -> PreTrainedTokenizerFast:
+    """A tokenizer that comes with Parsit (`tiny`)."""
+    with resources.as_file(resources.files("parsit.processing") / "tokenizers" / f"{name}.json") as path:
+        return PreTrainedTokenizerFast(tokenizer_file=str(path), pad_token=PAD_TOKEN, eos_token=IM_END)
+
+
+def new_model(architecture: Architecture, processor: ParsitProcessor, seed: int) -> ParsitForConditionalGeneration:
+    """The preset's model with random weights drawn from `seed`.
+
+    Raises:
+        ValueError: the processor's tokenizer does not fit the preset's vocabulary.
+    """
+    config = _config_for(architecture, processor)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = ParsitForConditionalGeneration(config)
+    _set_generation(model, processor)
+    return model
+
+
+def model_from_parts(
+    architecture: Architecture,
+    processor: ParsitProcessor,
+    seed: int,
+    vision_tower: str | None = None,
+    model_name_or_path: str | None = None,
+) -> ParsitForConditionalGeneration:
+    """Pretrained parts, each loaded strictly, with a new projector (and new parts where none is named).
+
+    Args:
+        architecture: the preset whose shapes the parts must have.
+        processor: its processor.
+        seed: for what is drawn.
+        vision_tower: Hub id or folder of a SigLIP model.
+        model_name_or_path: Hub id or folder of a language model.
+
+    Raises:
+        InputError: a part whose weights do not fit, by name.
+    """
+    model = new_model(architecture, processor, seed)
+    if vision_tower is not None:
+        _load_tower(model, vision_tower)
+    if model_name_or_path is not None:
+        _load_language_model(model, model_name_or_path)
+    return model
+
+
+def _load_tower(model: ParsitForConditionalGeneration, name: str) -> None:
+    """Copy a full SigLIP tower's weights; only keys of parts that are not built may be left over."""
+    tower = AutoModel.from_pretrained(name)
+    tower = getattr(tower, "vision_model", tower)
+    weights = tower.state_dict()
+    unused = {key for key in weights if is_unused_tower_key(key, model.config)}
+    kept = {key: value for key, value in weights.items() if key not in unused}
+    _load_strictly(model.vision_tower, kept, name)
+
+
+def _load_language_model(model: ParsitForConditionalGeneration, name: str) -> None:
+    """Copy a language model's weights; rows for added tokens are drawn as its own embeddings are distributed."""
+    source = AutoModelForCausalLM.from_pretrained(name)
+    size = model.config.text_config.vocab_size
+    if source.config.vocab_size < size:
+        source.resize_token_embeddings(size)
+    _load_strictly(model.language_model, source.state_dict(), name)
+
+
+def _load_strictly(part: nn.Module, weights: dict[str, torch.Tensor], name: str) -> None:
+    try:
+        part.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise InputError(f"{name}: its weights do not fit the preset: {' '.join(str(error).split())}") from error
+
+
+def load_model(path: str | Path, **kwargs: Any) -> ParsitForConditionalGeneration:
+    """A Parsit folder's model, loaded strictly.
+
+    Raises:
+        InputError: no such folder, or weights that do not fit.
+    """
+    _require_folder(path)
+    try:
+        return ParsitForConditionalGeneration.from_pretrained(path, **kwargs)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot load the model: {' '.join(str(error).split())}") from error
+
+
+def load_processor(path: str | Path) -> ParsitProcessor:
+    """A Parsit folder's processor.
+
+    Raises:
+        InputError: no such folder, or files that cannot be read.
+    """
+    _require_folder(path)
+    try:
+        return ParsitProcessor.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot load the processor: {' '.join(str(error).split())}") from error
+
+
+def _require_folder(path: str | Path) -> None:
+    folder = Path(path)
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{path}: no Parsit model there (a folder with config.json and model.safetensors is needed)")
+
+
+def _config_for(architecture: Architecture, processor: ParsitProcessor) -> ParsitConfig:
+    vocabulary = architecture.text_config["vocab_size"]
+    if len(processor.tokenizer) > vocabulary:
+        raise ValueError(
+            f"the tokenizer has {len(processor.tokenizer)} tokens, the preset {architecture.name} room for {vocabulary}: "
+            "use the tokenizer that belongs to the language model"
+        )
+    return config_of(architecture, processor.chat_tokens.image)
+
+
+def _set_generation(model: ParsitForConditionalGeneration, processor: ParsitProcessor) -> None:
+    """Greedy decoding that ends where a turn ends."""
+    tokens = processor.chat_tokens
+    for part in (model, model.language_model):
+        part.generation_config.eos_token_id = tokens.im_end
+        part.generation_config.pad_token_id = tokens.pad
+        part.generation_config.do_sample = False
+    for config in (model.config, model.config.text_config):
+        config.eos_token_id, config.pad_token_id = tokens.im_end, tokens.pad
+
+
+__all__ = [
+    "config_of",
+    "load_model",
+    "load_processor",
+    "meta_model",
+    "model_from_parts",
+    "new_model",
+    "new_processor",
+    "shipped_tokenizer",
+]

@@ -1,0 +1,326 @@
+"""`ParsitForConditionalGeneration`: vision tower -> projector -> language model.
+
+An ordinary `PreTrainedModel`, put together from `transformers`' own towers and decoders through
+their Auto classes; nothing of theirs is copied or patched. What is decided here: where image
+features go in the sequence, which positions meet `lm_head`, and that each forward pass in
+training makes the same module calls on every rank, image or not (design D5, D6).
+
+Shape suffixes: B batch, T positions, N tiles, P patches or features of a tile, D hidden size.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+from transformers.generation import GenerationMixin
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from parsit.model.configuration import ParsitConfig
+from parsit.model.loss import supervised_loss
+from parsit.model.merge import merge_tiles, pool_tiles
+from parsit.model.projector import build_projector
+from parsit.model.vision import build_vision_tower, pixel_shuffle
+
+
+@dataclass
+class ParsitOutput(ModelOutput):
+    """What a forward pass gives.
+
+    `loss`: scalar, with labels only. `logits`: `float[B, K, vocabulary]`, without labels only (K:
+    the positions asked for). `past_key_values`: the decoder's cache. `vision_features_NPD`: the
+    tower's output per tile and patch, None where the batch has no image.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    past_key_values: Any = None
+    vision_features_NPD: torch.Tensor | None = None
+
+
+class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """Reads documents: images and text in, text out."""
+
+    config_class = ParsitConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flash_attn_2 = True
+    _supports_flex_attn = True
+    _supports_cache_class = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: ParsitConfig) -> None:
+        super().__init__(config)
+        self.layout = config.layout
+        self.vision_tower = build_vision_tower(config)
+        hidden_size = config.text_config.hidden_size
+        vision_size = config.vision_config.hidden_size * config.mm_pixel_shuffle**2
+        self.mm_projector = build_projector(config.mm_projector_type, vision_size, hidden_size)
+        self.image_newline = nn.Parameter(torch.zeros(hidden_size)) if self.layout.has_newline else None
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.post_init()
+        if self.image_newline is not None and self.image_newline.device.type != "meta":
+            # LLaVA's scale: the norm of a typical embedding, whatever the hidden size.
+            nn.init.normal_(self.image_newline, std=hidden_size**-0.5)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Weights of the projector; the towers drew theirs in their own constructors."""
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The language model's token embeddings."""
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the language model's token embeddings."""
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The language model's `lm_head`."""
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace the language model's `lm_head`."""
+        self.language_model.set_output_embeddings(new_embeddings)
+
+    def get_decoder(self) -> nn.Module:
+        """The language model without `lm_head`."""
+        return self.language_model.get_decoder()
+
+    def encode_tiles(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """`float[N, 3, H, W]` to the tower's features, `float[N, P, D_vision]`."""
+        weight = next(self.vision_tower.parameters())
+        return self.vision_tower(pixel_values=pixel_values.to(weight.dtype)).last_hidden_state
+
+    def image_tokens(self, vision_features_NPD: torch.Tensor, image_sizes: torch.Tensor) -> torch.Tensor:
+        """All images' tokens, one after another: `float[sum of tokens, D]`.
+
+        Args:
+            vision_features_NPD: the tower's features of all tiles, image by image, overview first.
+            image_sizes: `int[images, 2]`, (height, width) of each image in pixels.
+
+        Raises:
+            ValueError: the tiles are not those that images of these sizes have.
+        """
+        layout = self.layout
+        plans = [layout.plan(width, height) for height, width in image_sizes.tolist()]
+        expected = sum(plan.num_tiles for plan in plans)
+        if expected != vision_features_NPD.shape[0]:
+            raise ValueError(
+                f"pixel_values has {vision_features_NPD.shape[0]} tiles, but {len(plans)} images of these sizes "
+                f"have {expected}: use the model's own processor for both"
+            )
+        shuffled = pixel_shuffle(vision_features_NPD, layout.patches_per_side, layout.mm_pixel_shuffle)
+        features_NPD = pool_tiles(self.mm_projector(shuffled), layout)
+        tiles_of_images = features_NPD.split([plan.num_tiles for plan in plans])
+        return torch.cat(
+            [
+                merge_tiles(tiles, plan, layout, self.image_newline)
+                for tiles, plan in zip(tiles_of_images, plans, strict=True)
+            ]
+        )
+
+    def embed(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        image_sizes: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The decoder's input, image features in the place of their placeholders.
+
+        Args:
+            input_ids: `int[B, T]`.
+            pixel_values: `float[N, 3, H, W]`, tiles of all images of the batch in order, or None.
+            image_sizes: `int[images, 2]`, (height, width) in pixels; required with `pixel_values`.
+
+        Returns:
+            `float[B, T, D]` and the tower's features `float[N, P, D_vision]` (None without images).
+
+        Raises:
+            ValueError: placeholders and image features differ in number; both numbers are named.
+        """
+        embeds_BTD = self.get_input_embeddings()(input_ids)
+        is_image_BT = input_ids == self.config.image_token_id
+        num_placeholders = int(is_image_BT.sum())
+        if pixel_values is None or pixel_values.shape[0] == 0:
+            _check_same_number(num_placeholders, 0)
+            if self.training:
+                embeds_BTD = embeds_BTD + self._blank_tile(embeds_BTD)
+            return embeds_BTD, None
+        if image_sizes is None:
+            raise ValueError("pixel_values without image_sizes: pass both, as the processor gives them")
+        vision_features_NPD = self.encode_tiles(pixel_values)
+        tokens_MD = self.image_tokens(vision_features_NPD, image_sizes)
+        _check_same_number(num_placeholders, tokens_MD.shape[0])
+        tokens_MD = tokens_MD.to(embeds_BTD.dtype)
+        mask_BTD = is_image_BT.unsqueeze(-1).expand_as(embeds_BTD)
+        return embeds_BTD.masked_scatter(mask_BTD, tokens_MD), vision_features_NPD
+
+    def _blank_tile(self, like: torch.Tensor) -> torch.Tensor:
+        """Zero, computed through every vision parameter: each rank runs the tower in each step (design D6)."""
+        size = self.layout.image_size
+        tile = torch.zeros(1, 3, size, size, device=like.device)
+        total = self.mm_projector(
+            pixel_shuffle(self.encode_tiles(tile), self.layout.patches_per_side, self.layout.mm_pixel_shuffle)
+        ).sum()
+        if self.image_newline is not None:
+            total = total + self.image_newline.sum()
+        return (total * 0.0).to(like.dtype)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_sizes: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Any,
+    ) -> ParsitOutput:
+        """One pass.
+
+        Args:
+            input_ids: `int[B, T]`, with `image_token_id` wherever an image token goes.
+            pixel_values: `float[N, 3, H, W]`, see `embed`.
+            image_sizes: `int[images, 2]`, (height, width) in pixels.
+            attention_mask: `int[B, T]`, 0 for padding.
+            position_ids: `int[B, T]`; None: 0, 1, 2, …
+            labels: `int[B, T]`, -100 where nothing is learnt; with labels there are no logits.
+            num_items_in_batch: divisor of the summed loss, see `supervised_loss`.
+            inputs_embeds: `float[B, T, D]` instead of `input_ids` and images.
+            past_key_values: the decoder's cache.
+            use_cache: whether to return a cache.
+            logits_to_keep: how many last positions get logits, or which; 0: all.
+            kwargs: handed to the decoder.
+
+        Returns:
+            `ParsitOutput`.
+        """
+        vision_features_NPD = None
+        if inputs_embeds is None:
+            inputs_embeds, vision_features_NPD = self.embed(input_ids, pixel_values, image_sizes)
+        decoded = self.get_decoder()(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=False if labels is not None else use_cache,
+            **kwargs,
+        )
+        hidden_BTD = decoded.last_hidden_state
+        lm_head = self.get_output_embeddings()
+        loss, logits = None, None
+        if labels is not None:
+            loss = supervised_loss(hidden_BTD, labels, lm_head, num_items_in_batch)
+        else:
+            # slice(-0, None) is everything, which is what 0 asks for.
+            keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = lm_head(hidden_BTD[:, keep])
+        return ParsitOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=decoded.past_key_values,
+            vision_features_NPD=vision_features_NPD,
+        )
+
+    @torch.no_grad()
+    def generate(  # type: ignore[override]
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        image_sizes: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """`transformers`' generation on the language model, after the images were read once.
+
+        The language model gets both ids and embeddings, so the result starts with the prompt, as
+        with any other model, and the images are not read again for each token.
+
+        Args:
+            input_ids: `int[B, T]`, padded on the left.
+            pixel_values: see `embed`.
+            image_sizes: see `embed`.
+            attention_mask: `int[B, T]`, 0 for padding.
+            kwargs: as for `GenerationMixin.generate`.
+
+        Returns:
+            `int[B, T + new]`, or what `return_dict_in_generate` gives.
+        """
+        inputs_embeds, _ = self.embed(input_ids, pixel_values, image_sizes)
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        generation_config = copy.deepcopy(kwargs.pop("generation_config", None) or self.generation_config)
+        rest = generation_config.update(**kwargs)  # gives back what is no generation setting
+        return self.language_model.generate(
+            input_ids=input_ids,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            generation_config=generation_config,
+            **rest,
+        )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in `transformers`, but strict: every weight of the model must be in the file, and no other.
+
+        Raises:
+            ValueError: missing, unexpected or wrongly shaped weights, by name.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+        )
+        tied = {"language_model.lm_head.weight"} if model.config.text_config.tie_word_embeddings else set()
+        problems = {
+            "missing": sorted(set(info["missing_keys"]) - tied),
+            "unexpected": sorted(info["unexpected_keys"]),
+            "of another shape": sorted(str(key) for key in info["mismatched_keys"]),
+        }
+        if any(problems.values()):
+            found = "; ".join(f"{kind}: {_some(keys)}" for kind, keys in problems.items() if keys)
+            raise ValueError(f"{pretrained_model_name_or_path}: the weights do not fit the model: {found}")
+        return (model, info) if wants_info else model
+
+    def parts(self) -> Iterator[tuple[str, list[nn.Parameter]]]:
+        """The model's parts by name with their parameters, each parameter once, tied ones included once."""
+        yield "vision_tower", list(self.vision_tower.parameters())
+        yield "projector", list(self.mm_projector.parameters())
+        if self.image_newline is not None:
+            yield "image_newline", [self.image_newline]
+        yield "language_model", list(self.language_model.parameters())
+
+
+def _some(keys: list[str], limit: int = 5) -> str:
+    """The first keys by name and how many there are."""
+    more = f" and {len(keys) - limit} more" if len(keys) > limit else ""
+    return ", ".join(keys[:limit]) + more
+
+
+def _check_same_number(num_placeholders: int, num_features: int) -> None:
+    if num_placeholders != num_features:
+        raise ValueError(
+            f"the prompt has {num_placeholders} image tokens, but the images give {num_features} features: "
+            "the two must be made by the same processor, and no truncation may cut an image"
+        )

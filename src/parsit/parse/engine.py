@@ -1,0 +1,134 @@
+"""`ModelEngine`: prompts with images in, generations out. Knows no document and no file format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
+
+from parsit import hf
+from parsit.model import ParsitForConditionalGeneration
+from parsit.parse.locate import find_model
+from parsit.processing import ParsitProcessor, collate
+from parsit.types import Generation, Turn
+
+# A text loops when its last tokens are one period, at most this long, this many times over.
+MAX_PERIOD = 64
+MIN_REPEATS = 4
+MIN_LOOP_TOKENS = 32
+_CHECK_EVERY = 8
+
+
+class ModelEngine:
+    """A model and its processor, ready to generate greedily.
+
+    Args:
+        model: the model, on its device.
+        processor: its processor.
+        batch_size: prompts that go through the model together.
+    """
+
+    def __init__(self, model: ParsitForConditionalGeneration, processor: ParsitProcessor, batch_size: int = 8) -> None:
+        self.model = model.eval()
+        self.processor = processor
+        self.batch_size = batch_size
+
+    @property
+    def read_prompt(self) -> str:
+        """The prompt with which the model was trained to read."""
+        return self.processor.read_prompt
+
+    @property
+    def reading_unit(self) -> str:
+        """What the model was trained to read at once: `page` or `line`."""
+        return self.processor.reading_unit
+
+    @torch.inference_mode()
+    def generate(self, conversations: Sequence[tuple[Turn, ...]], *, max_new_tokens: int) -> list[Generation]:
+        """One answer for each conversation, greedily.
+
+        Args:
+            conversations: each ends with the user's turn.
+            max_new_tokens: the longest answer, in tokens.
+
+        Raises:
+            InputError: an image that cannot be read.
+        """
+        generations: list[Generation] = []
+        for start in range(0, len(conversations), self.batch_size):
+            generations += self._generate_batch(conversations[start : start + self.batch_size], max_new_tokens)
+        return generations
+
+    def _generate_batch(self, conversations: Sequence[tuple[Turn, ...]], max_new_tokens: int) -> list[Generation]:
+        features = [self.processor.encode(turns, add_generation_prompt=True) for turns in conversations]
+        batch = collate(features, self.processor.chat_tokens.pad, padding_side="left").to(self.model.device)
+        loops = LoopCriteria(batch.input_ids.shape[1], len(features))
+        ids = self.model.generate(
+            **batch.model_inputs(with_labels=False),  # type: ignore[arg-type]
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            stopping_criteria=StoppingCriteriaList([loops]),
+        )
+        answers = ids[:, batch.input_ids.shape[1] :].tolist()
+        return [self._finish(answer, looping) for answer, looping in zip(answers, loops.looping, strict=True)]
+
+    def _finish(self, answer: list[int], looping: bool) -> Generation:
+        """Text and flags of one row of ids, which ends with the end of the turn or with padding, or runs on."""
+        tokens = self.processor.chat_tokens
+        ended = tokens.im_end in answer
+        kept = answer[: answer.index(tokens.im_end)] if ended else [i for i in answer if i != tokens.pad]
+        flags = () if ended else ("looping",) if looping else ("truncated",)
+        text = self.processor.tokenizer.decode(kept, skip_special_tokens=True)
+        return Generation(text=str(text), num_tokens=len(kept), flags=flags)
+
+
+class LoopCriteria(StoppingCriteria):
+    """Stops the rows of a batch that only repeat themselves.
+
+    Args:
+        prompt_length: positions of the prompt, which do not count.
+        num_rows: rows of the batch.
+    """
+
+    def __init__(self, prompt_length: int, num_rows: int) -> None:
+        self.prompt_length = prompt_length
+        self.looping = [False] * num_rows
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor | None, **_: object) -> torch.Tensor:
+        """`bool[B]`: which rows are to stop."""
+        new = input_ids.shape[1] - self.prompt_length
+        if new >= MIN_LOOP_TOKENS and new % _CHECK_EVERY == 0:
+            for row, ids in enumerate(input_ids[:, self.prompt_length :].tolist()):
+                self.looping[row] = self.looping[row] or repeats_itself(ids)
+        return torch.tensor(self.looping, device=input_ids.device)
+
+
+def repeats_itself(ids: Sequence[int]) -> bool:
+    """Whether the end of `ids` is one period of up to `MAX_PERIOD` tokens, `MIN_REPEATS` times over."""
+    for period in range(1, MAX_PERIOD + 1):
+        length = max(MIN_REPEATS * period, MIN_LOOP_TOKENS)
+        if length > len(ids):
+            return False
+        tail = ids[-length:]
+        if tail[period:] == tail[:-period]:
+            return True
+    return False
+
+
+def load_engine(path: str | Path, device: str | None = None, batch_size: int = 8) -> ModelEngine:
+    """The engine of a model's folder, or of a run's folder (its best checkpoint).
+
+    Args:
+        path: the folder.
+        device: `cpu`, `cuda`, …; None: the GPU where there is one.
+        batch_size: prompts that go through the model together.
+
+    Raises:
+        InputError: no model there, or one that cannot be loaded.
+    """
+    folder = find_model(path)
+    processor = hf.load_processor(folder)
+    model = hf.load_model(folder)
+    return ModelEngine(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), processor, batch_size)  # type: ignore[arg-type]

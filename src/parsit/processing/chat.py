@@ -1,0 +1,184 @@
+"""One conversation to token ids and labels, in ChatML.
+
+    <|im_start|>user
+    <|vision_start|><|image_pad|>…<|image_pad|><|vision_end|>What is the total?<|im_end|>
+    <|im_start|>assistant
+    42.00 €<|im_end|>
+
+Supervised are the assistant's words and the `<|im_end|>` that closes them, nothing else. Two
+things are decided here. Structure comes from ids, never from text: a user's text is tokenised
+with special tokens switched off, so that `<|im_end|>` or `<|image_pad|>` in a document stays
+text. And "assistant\\n" is tokenised apart from the answer, as it is at inference, where the prompt
+ends there; an answer that begins with a newline therefore has the same tokens in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from parsit.types import ImageRef, Turn
+
+IM_START = "<|im_start|>"
+IM_END = "<|im_end|>"
+IMAGE_TOKEN = "<|image_pad|>"
+VISION_START = "<|vision_start|>"
+VISION_END = "<|vision_end|>"
+PAD_TOKEN = "<|endoftext|>"
+
+IGNORE_INDEX = -100
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTokens:
+    """The ids that give a conversation its structure. `vision_start`/`vision_end`: see `mm_use_im_start_end`."""
+
+    im_start: int
+    im_end: int
+    image: int
+    pad: int
+    vision_start: int | None
+    vision_end: int | None
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, mm_use_im_start_end: bool) -> ChatTokens:
+        """Look the tokens up.
+
+        Raises:
+            ValueError: a token that the tokenizer does not have, or a pad token that ends turns.
+        """
+        vocabulary = tokenizer.get_vocab()
+        needed = [IM_START, IM_END, IMAGE_TOKEN, PAD_TOKEN]
+        needed += [VISION_START, VISION_END] if mm_use_im_start_end else []
+        missing = [token for token in needed if token not in vocabulary]
+        if missing:
+            raise ValueError(
+                f"the tokenizer has no {', '.join(missing)}: set mm_use_im_patch_token to add the image tokens, "
+                "or use a tokenizer with ChatML tokens"
+            )
+        if tokenizer.pad_token_id == vocabulary[IM_END]:
+            raise ValueError(
+                f"pad token and end of turn are both {IM_END}: the end of a turn would never be learnt; "
+                f"set pad_token to {PAD_TOKEN}"
+            )
+        return cls(
+            im_start=vocabulary[IM_START],
+            im_end=vocabulary[IM_END],
+            image=vocabulary[IMAGE_TOKEN],
+            pad=vocabulary[PAD_TOKEN],
+            vision_start=vocabulary[VISION_START] if mm_use_im_start_end else None,
+            vision_end=vocabulary[VISION_END] if mm_use_im_start_end else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedChat:
+    """Token ids and labels of one conversation, of equal length; -100 marks what is not supervised."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+def chat_template(mm_use_im_start_end: bool) -> str:
+    """The same format as a Jinja template, shipped with the processor for tools that render text.
+
+    Unlike Qwen3's own template it adds no empty `<think>` block and no default system prompt.
+    Rendered text cannot tell structure from content: use `ParsitProcessor.apply_chat_template`
+    with `tokenize=True`, which goes through `encode_chat`, wherever the content is not trusted.
+    """
+    image = VISION_START + IMAGE_TOKEN + VISION_END if mm_use_im_start_end else IMAGE_TOKEN
+    return (
+        "{%- for message in messages -%}"
+        "{{ '" + IM_START + "' + message['role'] + '\\n' }}"
+        "{%- if message['content'] is string -%}{{ message['content'] }}"
+        "{%- else -%}{%- for part in message['content'] -%}"
+        "{%- if part['type'] == 'text' -%}{{ part['text'] }}"
+        "{%- elif part['type'] in ('image', 'image_url') -%}{{ '" + image + "' }}"
+        "{%- else -%}{{ raise_exception('content part of unknown type ' + part['type']) }}{%- endif -%}"
+        "{%- endfor -%}{%- endif -%}"
+        "{{ '" + IM_END + "\\n' }}"
+        "{%- endfor -%}"
+        "{%- if add_generation_prompt -%}{{ '" + IM_START + "assistant\\n' }}{%- endif -%}"
+    )
+
+
+def encode_chat(
+    turns: Sequence[Turn],
+    num_image_tokens: Sequence[int],
+    tokenizer: PreTrainedTokenizerBase,
+    tokens: ChatTokens,
+    add_generation_prompt: bool = False,
+) -> EncodedChat:
+    """Ids and labels of a conversation.
+
+    Args:
+        turns: the conversation.
+        num_image_tokens: tokens of each image, in the order of the images.
+        tokenizer: the tokenizer.
+        tokens: its structural ids.
+        add_generation_prompt: end with the start of an assistant's turn.
+
+    Raises:
+        ValueError: `num_image_tokens` does not have one number for each image.
+    """
+    counts = iter(num_image_tokens)
+    num_images = sum(len(turn.images) for turn in turns)
+    if num_images != len(num_image_tokens):
+        raise ValueError(f"the conversation has {num_images} images, but {len(num_image_tokens)} image sizes were given")
+    ids: list[int] = []
+    labels: list[int] = []
+    newline = _text_ids("\n", tokenizer)
+    for turn in turns:
+        supervised = turn.role == "assistant"
+        header, body = _encode_turn(turn, counts, tokenizer, tokens)
+        body.append(tokens.im_end)
+        ids += [tokens.im_start, *header, *body, *newline]
+        ignored = [IGNORE_INDEX] * (1 + len(header))
+        learnt = [i if i != tokens.image else IGNORE_INDEX for i in body] if supervised else [IGNORE_INDEX] * len(body)
+        labels += [*ignored, *learnt, *([IGNORE_INDEX] * len(newline))]
+    if add_generation_prompt:
+        prompt = [tokens.im_start, *_text_ids("assistant\n", tokenizer)]
+        ids += prompt
+        labels += [IGNORE_INDEX] * len(prompt)
+    return EncodedChat(ids, labels)
+
+
+def _encode_turn(
+    turn: Turn, counts: Iterator[int], tokenizer: PreTrainedTokenizerBase, tokens: ChatTokens
+) -> tuple[list[int], list[int]]:
+    """(ids of "role\\n", ids of the content); the header's text is part of the content's first text but for assistants."""
+    header = f"{turn.role}\n"
+    if turn.role == "assistant":
+        return _text_ids(header, tokenizer), _content_ids("", turn, counts, tokenizer, tokens)
+    return [], _content_ids(header, turn, counts, tokenizer, tokens)
+
+
+def _content_ids(
+    text: str, turn: Turn, counts: Iterator[int], tokenizer: PreTrainedTokenizerBase, tokens: ChatTokens
+) -> list[int]:
+    """Ids of a turn's parts. Text between two structural tokens is tokenised as one piece, as in the rendered template."""
+    ids: list[int] = []
+    for part in turn.parts:
+        if isinstance(part, ImageRef):
+            ids += _text_ids(text, tokenizer)
+            ids += _image_ids(next(counts), tokens)
+            text = ""
+        else:
+            text += part
+    return ids + _text_ids(text, tokenizer)
+
+
+def _image_ids(count: int, tokens: ChatTokens) -> list[int]:
+    placeholders = [tokens.image] * count
+    if tokens.vision_start is None or tokens.vision_end is None:
+        return placeholders
+    return [tokens.vision_start, *placeholders, tokens.vision_end]
+
+
+def _text_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of plain text, in which nothing is special."""
+    if not text:
+        return []
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]  # type: ignore[return-value]

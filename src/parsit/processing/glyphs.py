@@ -1,0 +1,74 @@
+"""Glyph boxes to targets for the tower's patches: which character stands where in each patch.
+
+A small tower trained from scratch with the language-model loss alone does not begin to read for
+tens of thousands of images: the signal has to find its way through the decoder first. Where the
+characters' boxes are known, each patch can be asked directly. A patch is divided into
+`SLOTS_PER_PATCH` columns, and each column's target is the character over its middle, so that
+order within a patch counts; a column where nothing stands is blank, and one that only grazes a
+line is not asked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from parsit.tiling import ImageLayout
+from parsit.types import GlyphBox
+
+SLOTS_PER_PATCH = 4
+BLANK = 0
+OTHER = 1
+NOT_ASKED = -100
+# Printable ASCII and the characters that European documents add; any other glyph is OTHER.
+GLYPHS = "".join(map(chr, range(33, 127))) + "äöüÄÖÜßéèêëàâçîïôûùñáíóúåøæ€£¥–—“”‘’„«»•·°§±×÷½¼²³µ©®™…"
+NUM_CLASSES = 2 + len(GLYPHS)
+
+_CLASS_OF = {glyph: index + 2 for index, glyph in enumerate(GLYPHS)}
+# A glyph counts as in a patch row when it fills this share of the row (or the row this share of it).
+_ENOUGH, _GRAZES = 0.5, 0.1
+
+
+def glyph_targets(glyphs: Sequence[GlyphBox], size: tuple[int, int], layout: ImageLayout) -> torch.Tensor:
+    """Targets of one image.
+
+    Args:
+        glyphs: boxes in pixels of the image.
+        size: (width, height) of the image.
+        layout: the model's layout.
+
+    Returns:
+        `int[num_tiles, patches_per_side², SLOTS_PER_PATCH]`, the overview tile (too coarse to tell
+        glyphs apart) not asked.
+    """
+    plan = layout.plan(*size)
+    side = layout.patches_per_side
+    columns, rows = plan.grid if plan.grid != (0, 0) else (1, 1)
+    scale_x, scale_y = plan.resized[0] / size[0], plan.resized[1] / size[1]
+    left = (columns * layout.image_size - plan.resized[0]) // 2
+    top = (rows * layout.image_size - plan.resized[1]) // 2
+    slot_width = layout.patch_size / SLOTS_PER_PATCH
+    targets_HW = torch.full((rows * side, columns * side * SLOTS_PER_PATCH), BLANK)
+    for glyph in glyphs:
+        first = max(0, math.ceil((glyph.x0 * scale_x + left) / slot_width - 0.5))
+        last = math.ceil((glyph.x1 * scale_x + left) / slot_width - 0.5)
+        y0, y1 = glyph.y0 * scale_y + top, glyph.y1 * scale_y + top
+        for row in range(max(0, int(y0 // layout.patch_size)), min(targets_HW.shape[0], math.ceil(y1 / layout.patch_size))):
+            share = _overlap(y0, y1, row, layout.patch_size)
+            if share >= _ENOUGH:
+                targets_HW[row, first:last] = _CLASS_OF.get(glyph.text, OTHER)
+            elif share > _GRAZES:
+                targets_HW[row, first:last] = NOT_ASKED
+    blocks = targets_HW.view(rows, side, columns, side, SLOTS_PER_PATCH).permute(0, 2, 1, 3, 4)
+    tiles = blocks.reshape(rows * columns, side * side, SLOTS_PER_PATCH)
+    if plan.grid == (0, 0) or not plan.overview:
+        return tiles
+    return torch.cat([torch.full_like(tiles[:1], NOT_ASKED), tiles])
+
+
+def _overlap(y0: float, y1: float, row: int, patch_size: int) -> float:
+    """Share of the smaller of glyph and patch row that both have in common."""
+    common = min(y1, (row + 1) * patch_size) - max(y0, row * patch_size)
+    return common / max(min(patch_size, y1 - y0), 1e-6)

@@ -1,0 +1,125 @@
+"""Pixels to tiles: what the vision tower sees of an image, as the `ImagePlan` says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+
+from parsit.processing.images import load_image
+from parsit.tiling import ImageLayout
+
+
+class ParsitImageProcessor(BaseImageProcessor):
+    """Cuts images into normalised tiles.
+
+    Args: those of `parsit.tiling.ImageLayout`, with the same meaning, and
+        image_mean, image_std: per channel, for values between 0 and 1; SigLIP's are 0.5.
+
+    Padding has the colour of `image_mean`, so that it is zero for the tower (as LLaVA pads in
+    `pad` mode; LLaVA-NeXT pads anyres grids with black, a hard edge beside every white page).
+    """
+
+    model_input_names = ["pixel_values", "image_sizes"]  # noqa: RUF012  (transformers' interface)
+
+    def __init__(
+        self,
+        image_size: int = 384,
+        patch_size: int = 14,
+        image_aspect_ratio: str = "anyres",
+        image_grid_pinpoints: str | list[list[int]] = "(1x1),...,(2x2)",
+        mm_patch_merge_type: str = "spatial_unpad",
+        mm_spatial_pool_stride: int = 1,
+        mm_spatial_pool_mode: str = "bilinear",
+        mm_pixel_shuffle: int = 1,
+        image_mean: Sequence[float] = (0.5, 0.5, 0.5),
+        image_std: Sequence[float] = (0.5, 0.5, 0.5),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.image_size = image_size
+        self.patch_size = patch_size
+        self.image_aspect_ratio = image_aspect_ratio
+        self.image_grid_pinpoints = image_grid_pinpoints
+        self.mm_patch_merge_type = mm_patch_merge_type
+        self.mm_spatial_pool_stride = mm_spatial_pool_stride
+        self.mm_spatial_pool_mode = mm_spatial_pool_mode
+        self.mm_pixel_shuffle = mm_pixel_shuffle
+        self.image_mean = list(image_mean)
+        self.image_std = list(image_std)
+
+    @property
+    def layout(self) -> ImageLayout:
+        """The rules from an image's size to its tokens."""
+        return ImageLayout(
+            self.image_size,
+            self.patch_size,
+            self.image_aspect_ratio,
+            self.image_grid_pinpoints,  # type: ignore[arg-type]  (lists become tuples there)
+            self.mm_patch_merge_type,
+            self.mm_spatial_pool_stride,
+            self.mm_spatial_pool_mode,
+            self.mm_pixel_shuffle,
+        )
+
+    def tiles(self, image: Image.Image) -> torch.Tensor:
+        """`float[num_tiles, 3, image_size, image_size]`: the overview first, then the grid row by row."""
+        size = self.image_size
+        plan = self.layout.plan(*image.size)
+        colour = tuple(round(255 * mean) for mean in self.image_mean)
+        parts: list[np.ndarray] = []
+        if plan.grid == (0, 0):
+            parts.append(np.asarray(_centred(image, plan.resized, (size, size), colour))[None])
+        else:
+            if plan.overview:
+                parts.append(np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))[None])
+            columns, rows = plan.grid
+            canvas = np.asarray(_centred(image, plan.resized, (columns * size, rows * size), colour))
+            blocks = canvas.reshape(rows, size, columns, size, 3).transpose(0, 2, 1, 3, 4)
+            parts.append(blocks.reshape(rows * columns, size, size, 3))
+        pixels_NHWC = np.concatenate(parts).astype(np.float32)
+        mean = np.asarray(self.image_mean, np.float32) * 255
+        std = np.asarray(self.image_std, np.float32) * 255
+        return torch.from_numpy(((pixels_NHWC - mean) / std).transpose(0, 3, 1, 2).copy())
+
+    def __call__(self, images: Any, return_tensors: str | None = "pt", **_: Any) -> BatchFeature:
+        """Images (one, a list, or a list of lists; files, bytes or Pillow images) to one batch of tiles.
+
+        Returns:
+            `pixel_values` `float[N, 3, S, S]`, tiles of all images in order, and `image_sizes`
+            `int[images, 2]`, (height, width).
+        """
+        if return_tensors not in (None, "pt"):
+            raise ValueError(f"return_tensors is {return_tensors!r}: only 'pt' is supported")
+        loaded = [load_image(image) for image in _flatten(images)]
+        return BatchFeature(
+            {
+                "pixel_values": torch.cat([self.tiles(image) for image in loaded]),
+                "image_sizes": torch.tensor([[image.height, image.width] for image in loaded]),
+            }
+        )
+
+    preprocess = __call__
+
+
+def _centred(
+    image: Image.Image, resized: tuple[int, int], frame: tuple[int, int], colour: tuple[int, ...]
+) -> Image.Image:
+    """`image` scaled to `resized`, in the middle of a canvas of size `frame`."""
+    scaled = image if image.size == resized else image.resize(resized, Image.Resampling.BICUBIC)
+    if resized == frame:
+        return scaled
+    canvas = Image.new("RGB", frame, colour)
+    canvas.paste(scaled, ((frame[0] - resized[0]) // 2, (frame[1] - resized[1]) // 2))
+    return canvas
+
+
+def _flatten(images: Any) -> list[Any]:
+    if isinstance(images, (list, tuple)):
+        return [image for item in images for image in _flatten(item)]
+    return [images]

@@ -1,0 +1,305 @@
+"""Images in: any allowed file, its bytes or a decoded image becomes one RGB image, in a defined way.
+
+Every image of Parsit, in training and in reading, comes through `load_image`, so a scan looks the
+same to the model wherever it is opened. Pillow decodes; only formats on the allow-list are tried,
+and the size in the header is checked before one pixel is decoded. A file that is cut off is an
+error: half a page trained on, or read, as a whole one would go unnoticed.
+
+How each Pillow mode becomes RGB (`to_rgb` is the only place that does it):
+
+| mode                        | rule                                                                 |
+|-----------------------------|----------------------------------------------------------------------|
+| RGB                         | as it is; 16 bits a channel: the high byte (Pillow's decoder)        |
+| L, 1                        | the grey value in all three channels; 1-bit: 0 or 255                |
+| I;16, I;16B, I;16L, I;16N   | 16-bit grey, v / 257 rounded: 0 is black, 65535 white; never clipped |
+| I                           | 32-bit integers, read as 16-bit grey; a value outside is an error    |
+| F                           | floats, 0.0 is black, 1.0 white; a value outside, or NaN, an error   |
+| P                           | through its palette                                                  |
+| LA, La, PA, RGBA, RGBa      | composited on white: what is transparent is paper                    |
+| P, L, RGB with one          | the transparent colour (GIF, PNG tRNS) is paper                      |
+| transparent colour          |                                                                      |
+| CMYK                        | R = (255 - C)(255 - K) / 255 and so on, no colour profile; a CMYK    |
+|                             | JPEG holds inverted values, as Adobe writes them (Pillow undoes it)  |
+| YCbCr, LAB, HSV, RGBX       | Pillow's `convert("RGB")`                                            |
+
+Given up: ICC colour profiles are ignored, and of an animated image only one frame is read.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from parsit.types import InputError
+
+# Pillow's names. JPEG covers MPO, the JPEG with several pictures that phones write; PPM all of netpbm.
+FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM")
+FORMATS_IN_WORDS = "PNG, JPEG, TIFF, WebP, BMP, GIF, PPM"
+
+# 256 MiB of RGB, the size at which Pillow too begins to warn; A3 at 600 dpi has 70 million pixels.
+MAX_PIXELS = 89_478_485
+
+# What Pillow's decoders raise on bytes that are not what they claim to be.
+_DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    struct.error,
+)
+
+Source = str | Path | bytes | Image.Image
+
+# EXIF 2.32, tag 274 (Orientation): what turns the stored picture upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION_TAG = 274
+
+_ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
+
+
+def load_image(source: Source, *, max_pixels: int = MAX_PIXELS, frame: int = 0) -> Image.Image:
+    """Decode an image to RGB, upright.
+
+    Args:
+        source: A file, its encoded bytes, or an image that Pillow has opened.
+        max_pixels: The most pixels (width × height) that may be decoded. Pillow's own limit of
+            178,956,970 holds above it.
+        frame: Which picture of a TIFF or an animated file, from 0. Of an opened image the picture
+            it stands at is read when this is 0.
+
+    Returns:
+        A new image of mode RGB.
+
+    Raises:
+        InputError: The file is missing, a folder, empty, of no known format, cut off, damaged or
+            larger than `max_pixels`, or has no such frame. The message names the file.
+    """
+    with open_image(source, max_pixels=max_pixels) as image:
+        return decode_image(image, name_of(source), max_pixels=max_pixels, frame=frame)
+
+
+def image_size(source: Source) -> tuple[int, int]:
+    """Width and height in pixels of what `load_image` gives, from the header alone.
+
+    Raises:
+        InputError: The file is missing, a folder, empty or of no known format. A size above any
+            limit is no error here, as far as Pillow's own limit (178,956,970 pixels).
+    """
+    with open_image(source, max_pixels=None) as image:
+        width, height = image.size
+        return (height, width) if _orientation(image) >= 5 else (width, height)
+
+
+@contextmanager
+def open_image(source: Source, *, max_pixels: int | None) -> Iterator[Image.Image]:
+    """Open an image, its pixels not yet decoded, and check its size; closed afterwards if opened here.
+
+    Raises:
+        InputError: As `load_image`, without what only decoding can find.
+    """
+    name = name_of(source)
+    if isinstance(source, Image.Image):
+        _check_size(source.size, name, max_pixels)
+        yield source
+        return
+    if isinstance(source, bytes):
+        if not source:
+            raise InputError(f"{name} is empty (0 bytes)")
+        image = _open_stream(io.BytesIO(source), name, max_pixels)
+    else:
+        check_file(Path(source))
+        image = _open_stream(Path(source), name, max_pixels)
+    with image:
+        _check_size(image.size, name, max_pixels)
+        yield image
+
+
+def decode_image(image: Image.Image, name: str, *, max_pixels: int = MAX_PIXELS, frame: int = 0) -> Image.Image:
+    """Decode one frame of an opened image to RGB, upright; `name` is what error messages call it.
+
+    For files with many pages: opened once, their directory is walked once. Raises as `load_image`.
+    """
+    _seek(image, name, frame, max_pixels)
+    orientation = _orientation(image)
+    try:
+        with _quiet():
+            image.load()
+    except Image.DecompressionBombError as error:
+        raise _too_large(name, _pixels_in(error), max_pixels) from error
+    except _DECODE_ERRORS as error:
+        raise InputError(f"{name} is damaged or cut off and cannot be decoded: {_one_line(error)}") from error
+    rgb = to_rgb(image, name)
+    return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+
+
+def frame_count(image: Image.Image, name: str) -> int:
+    """How many pages an opened image holds: the pictures of a TIFF, 1 for every other format.
+
+    Raises:
+        InputError: The directory of the TIFF is damaged.
+    """
+    if image.format != "TIFF":
+        return 1
+    try:
+        with _quiet():
+            return getattr(image, "n_frames", 1)
+    except _DECODE_ERRORS as error:
+        raise InputError(f"{name} is damaged: {_one_line(error)}") from error
+
+
+def check_file(path: Path) -> int:
+    """The size in bytes of a file that can be opened and is not empty.
+
+    Raises:
+        InputError: There is no such file, it is a folder or something else that is no file, it may
+            not be read, or it is empty.
+    """
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; name a file in it")
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path} is not a regular file")
+        with path.open("rb") as stream:
+            size = stream.seek(0, io.SEEK_END)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be opened: {_one_line(error)}") from error
+    if size == 0:
+        raise InputError(f"{path} is empty (0 bytes)")
+    return size
+
+
+def name_of(source: Source) -> str:
+    """What an error message calls this source."""
+    if isinstance(source, bytes):
+        return f"image of {len(source):,} bytes"
+    if isinstance(source, Image.Image):
+        return getattr(source, "filename", "") or f"image of {source.width} × {source.height} pixels"
+    return str(source)
+
+
+def to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """A decoded image as a new RGB image, by the table at the top of this module.
+
+    Raises:
+        InputError: Integer or float pixels lie outside their range.
+    """
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return _grey_from_numbers(image, name).convert("RGB")
+    if image.mode in _ALPHA_MODES or "transparency" in image.info:
+        straight = image.convert({"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}.get(image.mode, image.mode)).convert("RGBA")
+        paper = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(paper, straight).convert("RGB")
+    return image.convert("RGB") if image.mode != "RGB" else image.copy()
+
+
+def _grey_from_numbers(image: Image.Image, name: str) -> Image.Image:
+    """8-bit grey from 16-bit, integer or float pixels."""
+    values = np.asarray(image)
+    top = 1.0 if image.mode == "F" else 65535
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= top):  # also true of NaN
+        raise InputError(f"{name} has grey values from {low} to {high}, outside 0 to {top}; save it with 8 or 16 bits")
+    if image.mode == "F":
+        return Image.fromarray(np.rint(values * 255).astype(np.uint8))
+    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Pillow's warnings: large sizes are judged here, damaged pixels raise, damaged metadata is not used."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+        yield
+
+
+def _open_stream(file: Path | io.BytesIO, name: str, max_pixels: int | None) -> Image.Image:
+    """`Image.open` on the allow-list, with its errors turned into ours."""
+    try:
+        with _quiet():
+            return Image.open(file, formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise _too_large(name, _pixels_in(error), max_pixels) from error
+    except Image.UnidentifiedImageError as error:
+        raise InputError(
+            f"{name} is no image of a known format ({FORMATS_IN_WORDS}), or its header is damaged"
+        ) from error
+    except _DECODE_ERRORS as error:
+        raise InputError(f"{name} cannot be opened as an image: {_one_line(error)}") from error
+
+
+def _seek(image: Image.Image, name: str, frame: int, max_pixels: int) -> None:
+    """Go to a frame and check its size, which in a TIFF is its own."""
+    if frame:
+        try:
+            with _quiet():
+                image.seek(frame)
+        except Image.DecompressionBombError as error:
+            raise _too_large(name, _pixels_in(error), max_pixels) from error
+        except EOFError as error:
+            raise InputError(f"{name} has no frame {frame} (frames count from 0)") from error
+        except _DECODE_ERRORS as error:
+            raise InputError(f"{name} is damaged at frame {frame}: {_one_line(error)}") from error
+    _check_size(image.size, name, max_pixels)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation still to be applied, 1 to 8, without decoding pixels.
+
+    Pillow itself turns TIFFs upright. A PNG's EXIF block counts if it stands before the pixels:
+    looking for a later one would mean decoding.
+    """
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+        return 1
+    try:
+        with _quiet():
+            orientation = image.getexif().get(_ORIENTATION_TAG)
+    except _DECODE_ERRORS:
+        return 1  # a damaged EXIF block says nothing about the picture
+    return orientation if orientation in _UPRIGHT else 1
+
+
+def _check_size(size: tuple[int, int], name: str, max_pixels: int | None) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise InputError(f"{name} has no pixels ({width} × {height})")
+    if max_pixels is not None and width * height > max_pixels:
+        raise _too_large(name, f"{width:,} × {height:,} = {width * height:,}", max_pixels)
+
+
+def _too_large(name: str, pixels: str, max_pixels: int | None) -> InputError:
+    pillow_limit = 2 * (Image.MAX_IMAGE_PIXELS or MAX_PIXELS)
+    limit = min(max_pixels, pillow_limit) if max_pixels is not None else pillow_limit
+    return InputError(f"{name} is too large: {pixels} pixels, the limit is {limit:,}")
+
+
+def _pixels_in(error: Image.DecompressionBombError) -> str:
+    """The pixel count in Pillow's message, the only place where it says it."""
+    number = re.search(r"\d+", str(error))
+    return f"{int(number.group()):,}" if number else "an unknown number of"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

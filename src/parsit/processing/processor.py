@@ -1,0 +1,267 @@
+"""`ParsitProcessor`: one conversation with its images to the model's input.
+
+Training, evaluation and reading all come through `ParsitProcessor.encode`; the Hugging Face
+interface (`__call__`, `apply_chat_template`) is written on top of the same functions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import PreTrainedTokenizerFast
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.processing_utils import ProcessorMixin
+
+from parsit.processing.chat import IMAGE_TOKEN, PAD_TOKEN, ChatTokens, encode_chat
+from parsit.processing.chat import chat_template as parsit_chat_template
+from parsit.processing.glyphs import NOT_ASKED, glyph_targets
+from parsit.processing.image_processor import ParsitImageProcessor
+from parsit.processing.images import image_size, load_image
+from parsit.tiling import ImageLayout
+from parsit.types import ImageRef, Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """One conversation as tensors.
+
+    `input_ids`, `labels`: `int[T]`. `pixel_values`: `float[N, 3, S, S]` or None without images.
+    `image_sizes`: `int[images, 2]`, (height, width). `glyph_targets`: `int[N, P, slots]`, see
+    `parsit.processing.glyphs`, or None where they were not asked for.
+    """
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    pixel_values: torch.Tensor | None
+    image_sizes: torch.Tensor
+    glyph_targets: torch.Tensor | None = None
+
+    @property
+    def num_supervised(self) -> int:
+        """Positions that carry a label."""
+        return int((self.labels != -100).sum())
+
+
+class ParsitProcessor(ProcessorMixin):
+    """Tokenizer and image processor of a Parsit model, and the chat format that joins them.
+
+    Args:
+        image_processor: cuts images into tiles.
+        tokenizer: must have the ChatML tokens, `<|image_pad|>` and a pad token that ends no turn.
+        chat_template: Jinja template for tools that render text; None: Parsit's own.
+        mm_use_im_start_end: put `<|vision_start|>` and `<|vision_end|>` around each image.
+        reading_unit: what the model was trained to read at once, `page` or `line`.
+        read_prompt: the prompt with which it was trained to read.
+
+    Raises:
+        ValueError: a tokenizer that lacks a token or pads with the end of a turn.
+    """
+
+    attributes = ["image_processor", "tokenizer"]  # noqa: RUF012  (transformers' interface)
+    image_processor_class = "AutoImageProcessor"
+    tokenizer_class = "AutoTokenizer"
+
+    def __init__(
+        self,
+        image_processor: ParsitImageProcessor,
+        tokenizer: PreTrainedTokenizerFast,
+        chat_template: str | None = None,
+        mm_use_im_start_end: bool = True,
+        reading_unit: str = "page",
+        read_prompt: str = "Read this page as Markdown.",
+        **_: Any,
+    ) -> None:
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = PAD_TOKEN
+        self.mm_use_im_start_end = mm_use_im_start_end
+        self.reading_unit = reading_unit
+        self.read_prompt = read_prompt
+        self.chat_tokens = ChatTokens.of(tokenizer, mm_use_im_start_end)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or parsit_chat_template(mm_use_im_start_end))
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> ParsitProcessor:
+        """Load from a folder or the Hub; written and read the same way by every transformers version."""
+        settings, kwargs = cls.get_processor_dict(pretrained_model_name_or_path, **kwargs)
+        chosen = ("chat_template", "mm_use_im_start_end", "reading_unit", "read_prompt")
+        return cls(
+            ParsitImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs),
+            PreTrainedTokenizerFast.from_pretrained(pretrained_model_name_or_path, **kwargs),
+            **{key: settings[key] for key in chosen if settings.get(key) is not None},
+        )
+
+    def save_pretrained(self, save_directory: Any, **_: Any) -> list[str]:  # type: ignore[override]
+        """Write tokenizer, `preprocessor_config.json`, `processor_config.json` and `chat_template.jinja`.
+
+        Not `ProcessorMixin`'s own: transformers 5.x folds the image processor into
+        `processor_config.json` and names a tokenizer class, both of which 4.x cannot read.
+        """
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.image_processor.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        _rewrite_json(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+        settings = {
+            "processor_class": type(self).__name__,
+            "mm_use_im_start_end": self.mm_use_im_start_end,
+            "reading_unit": self.reading_unit,
+            "read_prompt": self.read_prompt,
+        }
+        (folder / "processor_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        (folder / "chat_template.jinja").write_text(self.chat_template, encoding="utf-8")
+        return sorted(str(path) for path in folder.iterdir())
+
+    def count_tokens(self, turns: Sequence[Turn]) -> int:
+        """Length of the conversation in tokens, from the images' headers alone."""
+        return len(encode_chat(turns, self._image_token_counts(turns), self.tokenizer, self.chat_tokens).input_ids)
+
+    def encode(
+        self, turns: Sequence[Turn], add_generation_prompt: bool = False, with_glyphs: bool = False
+    ) -> Features:
+        """One conversation to tensors.
+
+        Args:
+            turns: the conversation.
+            add_generation_prompt: end with the start of an assistant's turn.
+            with_glyphs: also make targets of the images' glyph boxes.
+
+        Raises:
+            InputError: an image that cannot be read.
+        """
+        references = [image for turn in turns for image in turn.images]
+        images = [load_image(reference.source) for reference in references]
+        layout = self.image_processor.layout
+        counts = [layout.num_image_tokens(*image.size) for image in images]
+        chat = encode_chat(turns, counts, self.tokenizer, self.chat_tokens, add_generation_prompt)
+        return Features(
+            input_ids=torch.tensor(chat.input_ids),
+            labels=torch.tensor(chat.labels),
+            pixel_values=torch.cat([self.image_processor.tiles(image) for image in images]) if images else None,
+            image_sizes=torch.tensor([[image.height, image.width] for image in images]).view(-1, 2),
+            glyph_targets=_glyph_targets(references, images, layout) if with_glyphs and images else None,
+        )
+
+    def _image_token_counts(self, turns: Sequence[Turn]) -> list[int]:
+        layout = self.image_processor.layout
+        return [layout.num_image_tokens(*image_size(image.source)) for turn in turns for image in turn.images]
+
+    def __call__(
+        self, images: Any = None, text: str | list[str] | None = None, return_tensors: str | None = "pt", **_: Any
+    ) -> BatchFeature:
+        """Rendered prompts with one `<|image_pad|>` for each image, and the images, to a left-padded batch.
+
+        The Hugging Face way, for tools that expect it. Special tokens in `text` are structure here;
+        `encode` and `apply_chat_template` are the ways for text that is not trusted.
+
+        Raises:
+            ValueError: more or fewer images than placeholders.
+        """
+        texts = [text] if isinstance(text, str) else list(text or [])
+        features = self.image_processor(images) if images is not None and images != [] else None
+        sizes = features["image_sizes"].tolist() if features is not None else []
+        expanded = self._expand(texts, [self.image_processor.layout.num_image_tokens(w, h) for h, w in sizes])
+        batch = self.tokenizer(
+            expanded, padding=True, padding_side="left", add_special_tokens=False, return_tensors=return_tensors
+        )
+        data = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+        return BatchFeature({**data, **(features or {})})
+
+    def _expand(self, texts: list[str], counts: list[int]) -> list[str]:
+        """Each placeholder repeated as often as its image has tokens."""
+        found = sum(text.count(IMAGE_TOKEN) for text in texts)
+        if found != len(counts):
+            raise ValueError(f"the text has {found} {IMAGE_TOKEN}, but {len(counts)} images were given")
+        remaining = iter(counts)
+        expanded = []
+        for text in texts:
+            first, *rest = text.split(IMAGE_TOKEN)
+            expanded.append(first + "".join(IMAGE_TOKEN * next(remaining) + piece for piece in rest))
+        return expanded
+
+    def apply_chat_template(  # type: ignore[override]
+        self,
+        conversation: Sequence[Mapping[str, Any]],
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        tokenize: bool = False,
+        return_dict: bool = True,
+        **kwargs: Any,
+    ) -> Any:
+        """Render messages as text, or, with `tokenize`, encode them safely to the model's input.
+
+        Args:
+            conversation: messages `{"role", "content"}`; content is text or a list of parts
+                `{"type": "text", "text"}` / `{"type": "image", "image" | "path" | "url"}`.
+            chat_template: another template, for rendering only.
+            add_generation_prompt: end with the start of an assistant's turn.
+            tokenize: return ids and pixels instead of text.
+            return_dict: with `tokenize`, return everything; False: `input_ids` alone.
+            kwargs: for rendering, the template's variables.
+        """
+        if not tokenize:
+            return self.tokenizer.apply_chat_template(
+                list(conversation),
+                chat_template=chat_template or self.chat_template,
+                add_generation_prompt=add_generation_prompt,
+                tokenize=False,
+                **{key: value for key, value in kwargs.items() if key != "return_tensors"},
+            )
+        features = self.encode(turns_of_messages(conversation), add_generation_prompt)
+        if not return_dict:
+            return features.input_ids[None]
+        data = {"input_ids": features.input_ids[None], "attention_mask": torch.ones_like(features.input_ids)[None]}
+        if features.pixel_values is not None:
+            data |= {"pixel_values": features.pixel_values, "image_sizes": features.image_sizes}
+        return BatchFeature(data)
+
+
+def _glyph_targets(references: Sequence[ImageRef], images: Sequence[Image.Image], layout: ImageLayout) -> torch.Tensor:
+    """Targets of all tiles; tiles of an image whose glyphs are not known are not asked."""
+    targets = []
+    for reference, image in zip(references, images, strict=True):
+        target = glyph_targets(reference.glyphs, image.size, layout)
+        targets.append(target if reference.glyphs else torch.full_like(target, NOT_ASKED))
+    return torch.cat(targets)
+
+
+def turns_of_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]:
+    """Chat messages as Hugging Face and OpenAI write them, as turns.
+
+    Raises:
+        ValueError: an unknown role or content part.
+    """
+    return tuple(_turn_of_message(message) for message in messages)
+
+
+def _turn_of_message(message: Mapping[str, Any]) -> Turn:
+    role, content = message["role"], message["content"]
+    if role not in ("system", "user", "assistant"):
+        raise ValueError(f"role {role!r} of a message: use system, user or assistant")
+    if isinstance(content, str):
+        return Turn(role, (content,))
+    return Turn(role, tuple(_part_of_content(part) for part in content))
+
+
+def _part_of_content(part: Mapping[str, Any]) -> str | ImageRef:
+    if part.get("type") == "text":
+        return part["text"]
+    if part.get("type") == "image":
+        source = next((part[key] for key in ("image", "path", "url") if part.get(key) is not None), None)
+        if source is not None:
+            return ImageRef(Path(source) if isinstance(source, str) else source)
+    raise ValueError(f"content part {dict(part)!r}: use a text part, or an image part with image, path or url")
+
+
+def _rewrite_json(path: Path, **changes: Any) -> None:
+    """Set keys of a JSON file; keys that older versions cannot read are taken out."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values.update(changes)
+    values.pop("extra_special_tokens", None)
+    values.pop("backend", None)
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

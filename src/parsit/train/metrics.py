@@ -1,0 +1,151 @@
+"""What a run tells: a bar or lines on the terminal, metrics.jsonl, TensorBoard.
+
+metrics.jsonl has one object a step and is the record of the run; on resume it is cut back to the
+checkpoint's step, so that it never holds a step twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from parsit.types import ParsitError
+
+METRICS_FILE = "metrics.jsonl"
+
+
+def cut_back(path: Path, step: int) -> None:
+    """Drop what metrics.jsonl says of steps after `step`, and a half-written last line."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        if not line.endswith(b"\n"):
+            break
+        if json.loads(line)["step"] <= step:
+            kept.append(line)
+    draft = path.with_name(f".{path.name}.partial")
+    draft.write_bytes(b"".join(kept))
+    draft.replace(path)
+
+
+class Throughput:
+    """Rates since the last entry: tokens and samples a second, and the share of the time spent waiting for data."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self.started = time.perf_counter()
+        self.tokens = self.samples = 0
+        self.waited = 0.0
+
+    def add(self, tokens: int, samples: int, waited: float) -> None:
+        """Count one step."""
+        self.tokens += tokens
+        self.samples += samples
+        self.waited += waited
+
+    def take(self) -> dict[str, float]:
+        """The rates, and start again."""
+        seconds = max(time.perf_counter() - self.started, 1e-9)
+        rates = {
+            "tokens_per_s": self.tokens / seconds,
+            "samples_per_s": self.samples / seconds,
+            "data_wait": self.waited / seconds,
+        }
+        self._reset()
+        return rates
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory used so far: on the GPU where there is one, else by this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+
+
+class Log:
+    """The run's record and its progress bar.
+
+    Args:
+        output_dir: the run's folder.
+        first_step: steps done already.
+        total_steps: steps at the end.
+        logging_steps: steps between lines in a pipe and between TensorBoard entries.
+        tensorboard: write TensorBoard files.
+    """
+
+    def __init__(
+        self, output_dir: Path, first_step: int, total_steps: int, logging_steps: int, tensorboard: bool
+    ) -> None:
+        cut_back(output_dir / METRICS_FILE, first_step)
+        self._file = (output_dir / METRICS_FILE).open("a", encoding="utf-8")
+        self._writer = _tensorboard_writer(output_dir, first_step) if tensorboard else None
+        self.logging_steps, self.total_steps = logging_steps, total_steps
+        self._console = Console(stderr=True)
+        self._started, self._first_step = time.perf_counter(), first_step
+        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
+        self._progress = Progress(
+            *columns, TimeElapsedColumn(), "ETA", TimeRemainingColumn(elapsed_when_finished=False), console=self._console,
+            disable=not self._console.is_terminal,
+        )  # fmt: skip
+        self._task = self._progress.add_task("training", total=total_steps, completed=first_step, state="")
+
+    def __enter__(self) -> Log:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()
+        self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def say(self, line: str) -> None:
+        """One line for the reader, above the bar."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """One step's entry; it has `step` and `loss`."""
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+        step = entry["step"]
+        state = f"loss {entry['loss']:.4f}"
+        state += f"  glyph {entry['glyph_loss']:.3f}" if "glyph_loss" in entry else ""
+        state += f"  lr {entry['learning_rate']:.1e}  {entry['samples_per_s']:.0f} samples/s"
+        self._progress.update(self._task, completed=step, state=state)
+        if step % self.logging_steps and step != self.total_steps:
+            return
+        if self._writer is not None:
+            for key, value in entry.items():
+                if key != "step" and isinstance(value, (int, float)):
+                    self._writer.add_scalar(f"train/{key}", value, step)
+        if not self._console.is_terminal:
+            rate = (time.perf_counter() - self._started) / max(step - self._first_step, 1)
+            self.say(f"step {step}/{self.total_steps}  {state}  ETA {rate * (self.total_steps - step):.0f} s")
+
+    def sync(self) -> None:
+        """Force metrics.jsonl onto the disk, so that it is never behind a checkpoint."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def _tensorboard_writer(output_dir: Path, first_step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ParsitError("--report_to tensorboard needs the extra: pip install parsit[tensorboard]") from error
+    # purge_step makes TensorBoard forget what an interrupted run wrote beyond the checkpoint.
+    return SummaryWriter(str(output_dir / "tensorboard"), purge_step=first_step + 1 if first_step else None)

@@ -1,0 +1,85 @@
+"""What is minimised: the language-model loss, and optionally the glyph loss beside it.
+
+The glyph loss asks each patch of the tower which characters stand in it (see
+`parsit.processing.glyphs`). Its head belongs to the training run and not to the model: it is saved
+with the run's state, and the model that is read with does not know it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from parsit.model import ParsitForConditionalGeneration
+from parsit.processing import Batch
+from parsit.processing.glyphs import NOT_ASKED, NUM_CLASSES, SLOTS_PER_PATCH
+
+
+@dataclass(frozen=True, slots=True)
+class StepCounts:
+    """What the summed losses of one optimizer step are divided by, over all its batches."""
+
+    supervised: int
+    glyphs: int
+
+    @classmethod
+    def of(cls, batches: list[Batch]) -> StepCounts:
+        """Count the labels of one step's batches."""
+        asked = [b.glyph_targets.ne(NOT_ASKED).sum().item() for b in batches if b.glyph_targets is not None]
+        return cls(sum(batch.num_supervised for batch in batches), int(sum(asked)))
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """One batch's share of the step's losses: scalars that add up over the step's batches."""
+
+    total: torch.Tensor
+    language: torch.Tensor
+    glyph: torch.Tensor | None
+
+
+class GlyphHead(nn.Module):
+    """Tower features to characters: `float[N, P, D]` to `float[N, P, slots, classes]`."""
+
+    def __init__(self, vision_size: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(vision_size)
+        self.classify = nn.Linear(vision_size, SLOTS_PER_PATCH * NUM_CLASSES)
+
+    def forward(self, features_NPD: torch.Tensor) -> torch.Tensor:
+        """Logits of each slot's character."""
+        return self.classify(self.norm(features_NPD)).unflatten(-1, (SLOTS_PER_PATCH, NUM_CLASSES))
+
+
+class Objective(nn.Module):
+    """The model and, where `glyph_loss_weight` is not 0, the glyph head."""
+
+    def __init__(self, model: ParsitForConditionalGeneration, glyph_loss_weight: float) -> None:
+        super().__init__()
+        self.model = model
+        self.glyph_loss_weight = glyph_loss_weight
+        self.glyph_head = GlyphHead(model.config.vision_config.hidden_size) if glyph_loss_weight else None
+
+    def forward(self, batch: Batch, counts: StepCounts) -> Losses:
+        """The batch's losses, divided by the step's counts."""
+        output = self.model(**batch.model_inputs(), num_items_in_batch=max(counts.supervised, 1))
+        if self.glyph_head is None:
+            return Losses(output.loss, output.loss.detach(), None)
+        glyph = self._glyph_loss(output.vision_features_NPD, batch.glyph_targets, counts.glyphs)
+        total = output.loss + self.glyph_loss_weight * glyph
+        return Losses(total, output.loss.detach(), glyph.detach())
+
+    def _glyph_loss(
+        self, features_NPD: torch.Tensor | None, targets: torch.Tensor | None, num_glyphs: int
+    ) -> torch.Tensor:
+        """Summed cross-entropy of the slots over `num_glyphs`; zero, through the head, where none is asked."""
+        assert self.glyph_head is not None
+        if features_NPD is None or targets is None:
+            size = self.glyph_head.norm.normalized_shape[0]
+            return self.glyph_head(torch.zeros(1, 1, size, device=self.model.device)).sum() * 0.0
+        logits = self.glyph_head(features_NPD).float()
+        loss = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), ignore_index=NOT_ASKED, reduction="sum")
+        return loss / max(num_glyphs, 1)

