@@ -1,0 +1,223 @@
+"""`evaluate`: every sample gets a prediction or a reason why not, and every sample counts.
+
+A sample that fails has the worst score and stays in the denominator. When a batch fails, its
+samples are predicted again one by one, so that a broken file costs itself and not its neighbours;
+the price is one more attempt at the healthy ones. Only `ParsitError`s are such failures: any other
+exception is a bug and stops the evaluation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from parsit.eval.files import write_whole
+from parsit.scores import Interval, SampleScores, failed_scores, mean_interval, normalize, ratio_interval, score_text
+from parsit.types import Generation, InputError, ParsitError, Sample, Turn
+
+Predict = Callable[[Sequence[tuple[Turn, ...]]], list[Generation]]
+"""Prompts (the turns before the answer) of one batch in, one `Generation` for each out, in order."""
+
+Progress = Callable[[int, int], None]
+"""Called with the number of samples done and of all samples."""
+
+CONVENTIONS = {
+    "cer": "sum of character edits / sum of reference characters",
+    "cer_mean": "mean over samples of edits / reference characters",
+    "wer": "sum of word edits / sum of reference words",
+    "wer_mean": "mean over samples of word edits / reference words",
+    "normalized_edit_distance": "mean over samples of edits / length of the longer string",
+    "exact_match": "share of samples that equal their reference",
+    "anls": "mean over samples of 1 - normalized edit distance, lower-cased, 0 from a distance of 0.5 on",
+    "normalized": "both texts in Unicode NFC, each run of whitespace one space, none at the ends",
+    "raw": "both texts as they are",
+    "empty_reference": "error 0 for an empty prediction, else 1",
+    "failed": "counts as a sample with every character and word wrong: error 1, exact match and ANLS 0",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One sample's outcome. `prediction` is None and `error` holds the reason where it failed.
+
+    `scores` are of the normalised texts, `raw_scores` of the texts as they are.
+    """
+
+    id: str
+    place: str
+    prompt: str
+    reference: str
+    prediction: str | None
+    num_tokens: int
+    flags: tuple[str, ...]
+    error: str | None
+    scores: SampleScores
+    raw_scores: SampleScores
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreSummary:
+    """Each score over all samples with its bootstrap interval; `CONVENTIONS` says what each one is."""
+
+    cer: Interval
+    cer_mean: Interval
+    wer: Interval
+    wer_mean: Interval
+    normalized_edit_distance: Interval
+    exact_match: Interval
+    anls: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Scores over all samples: `count` is all of them, `failed` those among them without a prediction."""
+
+    count: int
+    failed: int
+    flags: dict[str, int]
+    normalized: ScoreSummary
+    raw: ScoreSummary
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What `evaluate` found: one record a sample, in the samples' order, and their summary."""
+
+    records: tuple[Record, ...]
+    summary: Summary
+    confidence: float
+    resamples: int
+    seed: int
+
+    def to_json(self, about: Mapping[str, object] | None = None) -> str:
+        """The summary as JSON, with the conventions behind each score; `about` is added as it is."""
+        content = {
+            "about": dict(about or {}),
+            "summary": asdict(self.summary),
+            "interval": {
+                "method": "percentile bootstrap over samples",
+                "confidence": self.confidence,
+                "resamples": self.resamples,
+                "seed": self.seed,
+            },
+            "conventions": CONVENTIONS,
+        }
+        return json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+
+    def write_results(self, directory: Path, about: Mapping[str, object] | None = None) -> tuple[Path, Path]:
+        """Write results.json (`to_json`) and predictions.jsonl (one record a line) and return their paths.
+
+        predictions.jsonl comes first, so that a results.json always has its predictions beside it.
+        Raises `ParsitError` if a file cannot be written.
+        """
+        lines = [json.dumps(asdict(record), ensure_ascii=False, allow_nan=False) + "\n" for record in self.records]
+        predictions = write_whole(directory / "predictions.jsonl", "".join(lines))
+        return write_whole(directory / "results.json", self.to_json(about)), predictions
+
+
+def place_of(sample: Sample) -> str:
+    """Where a sample came from, for messages."""
+    return f"{sample.place}: sample {sample.id!r}" if sample.place else f"sample {sample.id!r}"
+
+
+def prompt_and_reference(sample: Sample) -> tuple[tuple[Turn, ...], str]:
+    """The turns before the last answer, and the text of that answer.
+
+    Raises `InputError` if the sample does not end with an assistant turn that answers something.
+    """
+    if not sample.turns or sample.turns[-1].role != "assistant":
+        last = f"ends with a {sample.turns[-1].role} turn" if sample.turns else "has no turns"
+        raise InputError(f"{place_of(sample)} {last}: add the assistant turn that holds the true answer")
+    if len(sample.turns) == 1:
+        raise InputError(f"{place_of(sample)} has an answer but no question: add the user turn before it")
+    return sample.turns[:-1], sample.turns[-1].text
+
+
+def _predict_batch(predict: Predict, prompts: Sequence[tuple[Turn, ...]]) -> list[Generation | ParsitError]:
+    try:
+        generations = predict(prompts)
+    except ParsitError as error:
+        if len(prompts) == 1:
+            return [error]
+        return [outcome for prompt in prompts for outcome in _predict_batch(predict, [prompt])]
+    assert len(generations) == len(prompts), f"{len(prompts)} prompts gave {len(generations)} predictions"
+    return list(generations)
+
+
+def _record(sample: Sample, outcome: Generation | ParsitError) -> Record:
+    prompt, reference = prompt_and_reference(sample)
+    failed = isinstance(outcome, ParsitError)
+    plain = normalize(reference)
+    return Record(
+        id=sample.id,
+        place=sample.place,
+        prompt="\n".join(turn.text for turn in prompt),
+        reference=reference,
+        prediction=None if failed else outcome.text,
+        num_tokens=0 if failed else outcome.num_tokens,
+        flags=() if failed else outcome.flags,
+        error=str(outcome) if failed else None,
+        scores=failed_scores(plain) if failed else score_text(plain, normalize(outcome.text)),
+        raw_scores=failed_scores(reference) if failed else score_text(reference, outcome.text),
+    )
+
+
+def _summarize_scores(scores: Sequence[SampleScores], resamples: int, confidence: float, seed: int) -> ScoreSummary:
+    def ratio(top: str, bottom: str) -> Interval:
+        tops, bottoms = [getattr(s, top) for s in scores], [getattr(s, bottom) for s in scores]
+        return ratio_interval(tops, bottoms, resamples=resamples, confidence=confidence, seed=seed)
+
+    def mean(name: str) -> Interval:
+        values = [getattr(s, name) for s in scores]
+        return mean_interval(values, resamples=resamples, confidence=confidence, seed=seed)
+
+    return ScoreSummary(
+        cer=ratio("char_edits", "chars"),
+        cer_mean=mean("cer"),
+        wer=ratio("word_edits", "words"),
+        wer_mean=mean("wer"),
+        normalized_edit_distance=mean("normalized_edit_distance"),
+        exact_match=mean("exact_match"),
+        anls=mean("anls"),
+    )
+
+
+def evaluate(
+    samples: Sequence[Sample],
+    predict: Predict,
+    *,
+    batch_size: int,
+    on_progress: Progress | None = None,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Evaluation:
+    """Predict every sample's last answer and score it.
+
+    `predict` gets at most `batch_size` prompts at a time. `resamples`, `confidence` and `seed` are
+    of the bootstrap intervals.
+
+    Raises `InputError`, before anything is predicted, if there are no samples or one of them does
+    not end with an assistant turn.
+    """
+    assert batch_size >= 1, batch_size
+    if not samples:
+        raise InputError("there is no sample to evaluate: the data set is empty")
+    prompts = [prompt_and_reference(sample)[0] for sample in samples]
+    records: list[Record] = []
+    for start in range(0, len(samples), batch_size):
+        outcomes = _predict_batch(predict, prompts[start : start + batch_size])
+        records += map(_record, samples[start : start + batch_size], outcomes)
+        if on_progress:
+            on_progress(len(records), len(samples))
+    summary = Summary(
+        count=len(records),
+        failed=sum(record.error is not None for record in records),
+        flags=dict(sorted(Counter(flag for record in records for flag in record.flags).items())),
+        normalized=_summarize_scores([record.scores for record in records], resamples, confidence, seed),
+        raw=_summarize_scores([record.raw_scores for record in records], resamples, confidence, seed),
+    )
+    return Evaluation(tuple(records), summary, confidence, resamples, seed)
