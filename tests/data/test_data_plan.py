@@ -15,7 +15,9 @@ LENGTHS = np.random.default_rng(0).integers(10, 400, 1003)
 
 def test_each_epoch_has_every_sample_once_in_another_order():
     plan = Plan(LENGTHS, batch_size=8, batches_per_step=3, seed=1)
-    epochs = [np.concatenate(list(plan.batches(e * plan.steps_per_epoch, (e + 1) * plan.steps_per_epoch))) for e in (0, 1)]
+    epochs = [
+        np.concatenate(list(plan.batches(e * plan.steps_per_epoch, (e + 1) * plan.steps_per_epoch))) for e in (0, 1)
+    ]
     for epoch in epochs:
         assert sorted(epoch) == list(range(len(LENGTHS)))
     assert not np.array_equal(*epochs)
@@ -49,10 +51,12 @@ def processor(mini):
 
 
 def samples(picture, count=12):
-    return [
-        Sample(str(i), (Turn("user", (ImageRef(picture(20 + 5 * i, 30, str(i), f"{i}.png")), "Read.")), Turn("assistant", (f"number {i}",))), f"d.jsonl:{i + 1}")
-        for i in range(count)
-    ]  # fmt: skip
+    made = []
+    for i in range(count):
+        image = ImageRef(picture(20 + 5 * i, 30, str(i), f"{i}.png"))
+        turns = (Turn("user", (image, "Read.")), Turn("assistant", (f"number {i}",)))
+        made.append(Sample(str(i), turns, f"d.jsonl:{i + 1}"))
+    return made
 
 
 def test_batches_are_bit_equal_with_any_number_of_workers_and_from_any_step(processor, picture):

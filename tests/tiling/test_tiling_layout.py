@@ -90,7 +90,9 @@ def test_counts_that_can_be_worked_out_by_hand():
     assert ImageLayout(384, 14, "pad").num_image_tokens(100, 100) == 27 * 27 + 1  # LLaVA's one newline
     pooled = ImageLayout(384, 14, "pad", mm_patch_merge_type="flat", mm_spatial_pool_stride=2)
     assert pooled.num_image_tokens(100, 100) == 14 * 14  # bilinear rounds up
-    average = ImageLayout(384, 14, "pad", mm_patch_merge_type="flat", mm_spatial_pool_stride=2, mm_spatial_pool_mode="average")
+    average = ImageLayout(
+        384, 14, "pad", mm_patch_merge_type="flat", mm_spatial_pool_stride=2, mm_spatial_pool_mode="average"
+    )
     assert average.num_image_tokens(100, 100) == 13 * 13  # an average pool drops the odd row
     shuffled = ImageLayout(384, 14, "pad", mm_patch_merge_type="flat", mm_pixel_shuffle=3)
     assert shuffled.num_image_tokens(100, 100) == 9 * 9

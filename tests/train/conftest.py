@@ -34,7 +34,9 @@ def samples(tmp_path_factory) -> list[Sample]:
         turns = (Turn("user", (ImageRef(folder / f"{number}.png", glyphs), "Read.")), Turn("assistant", (text,)))
         made.append(Sample(str(number), turns, f"d.jsonl:{number + 1}"))
     for number in (12, 13):
-        made.append(Sample(str(number), (Turn("user", ("Say one.",)), Turn("assistant", ("one",))), f"d.jsonl:{number + 1}"))
+        made.append(
+            Sample(str(number), (Turn("user", ("Say one.",)), Turn("assistant", ("one",))), f"d.jsonl:{number + 1}")
+        )
     return made
 
 

@@ -118,7 +118,7 @@ def test_a_batch_without_supervised_positions_has_zero_loss_and_zero_gradients(m
     inputs = batch.model_inputs() | {"labels": torch.full_like(batch.labels, -100)}
     loss = model(**inputs).loss
     loss.backward()
-    assert float(loss) == 0
+    assert float(loss.detach()) == 0
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
 
 
@@ -165,7 +165,10 @@ def test_the_best_checkpoint_is_kept_and_named(run, tmp_path):
     evals = {entry["step"]: entry["eval_loss"] for entry in metrics(tmp_path) if "eval_loss" in entry}
     assert sorted(evals) == [2, 4, 6, 8]
     best = min(evals, key=evals.get)
-    assert json.loads((tmp_path / "best.json").read_text()) == {"checkpoint": f"checkpoint-{best}", "eval_loss": evals[best]}
+    assert json.loads((tmp_path / "best.json").read_text()) == {
+        "checkpoint": f"checkpoint-{best}",
+        "eval_loss": evals[best],
+    }
     kept = {path.name for path in tmp_path.glob("checkpoint-*")}
     # one checkpoint besides the best: the newest (or, where the newest is the best, the one before it)
     assert kept == {f"checkpoint-{best}", "checkpoint-6" if best == 8 else "checkpoint-8"}

@@ -33,7 +33,14 @@ def say(line: str) -> None:
 def bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar with ETA on a terminal; in a pipe one line at the end. Yields the function that advances it."""
     console = Console(stderr=True)
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "ETA", TimeRemainingColumn())
+    columns = (
+        "{task.description}",
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        "ETA",
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=total)
         yield lambda count: progress.advance(task, count)

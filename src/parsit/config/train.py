@@ -25,9 +25,11 @@ class ModelArguments:
 
     Args:
         architecture: architecture preset: tiny, smol, qwen3-1.7b or qwen3-4b; set by PRESET.
-        model_name_or_path: Parsit folder to start from, or Hub id or folder of the language model; by default the architecture's own.
+        model_name_or_path: Parsit folder to start from, or Hub id or folder of the language model; by default the
+            architecture's own.
         vision_tower: Hub id or folder of the vision tower; by default the architecture's own.
-        mm_tunable_parts: parts that are trained, by commas: mm_vision_tower, mm_mlp_adapter (with image_newline), mm_language_model.
+        mm_tunable_parts: parts that are trained, by commas: mm_vision_tower, mm_mlp_adapter (with image_newline),
+            mm_language_model.
         from_scratch: draw all weights at random instead of loading pretrained parts.
     """
 
@@ -89,7 +91,8 @@ class TrainingArguments:
         adam_beta2: AdamW's second beta.
         adam_epsilon: AdamW's epsilon.
         max_grad_norm: clip gradients to this norm; 0: do not clip.
-        glyph_loss_weight: weight of the loss that asks each patch which glyphs lie in it, on data with glyph boxes; 0: off.
+        glyph_loss_weight: weight of the loss that asks each patch which glyphs lie in it, on data with glyph boxes;
+            0: off.
         bf16: compute in bfloat16: auto (where the machine is made for it), true or false.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
         logging_steps: steps between lines in a pipe, and between tracker entries.
@@ -144,7 +147,9 @@ class TrainConfig(ModelArguments, DataArguments, TrainingArguments):
             if part not in TUNABLE_PARTS:
                 raise UsageError(unknown("part in --mm_tunable_parts", part, list(TUNABLE_PARTS)))
         if not self.tunable_parts:
-            raise UsageError(f"--mm_tunable_parts is empty: nothing would be trained; name some of {', '.join(TUNABLE_PARTS)}")
+            raise UsageError(
+                f"--mm_tunable_parts is empty: nothing would be trained; name some of {', '.join(TUNABLE_PARTS)}"
+            )
         at_least_one = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
         at_least_one += ("logging_steps", "save_steps", "model_max_length", "dataloader_prefetch_factor")
         for name in at_least_one:

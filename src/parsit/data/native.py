@@ -1,6 +1,6 @@
-"""Parsit's native format, which is LLaVA's: JSON or JSONL records to `Sample`s.
+r"""Parsit's native format, which is LLaVA's: JSON or JSONL records to `Sample`s.
 
-    {"id": "7", "image": "a.png", "conversations": [{"from": "human", "value": "<image>\\nRead."},
+    {"id": "7", "image": "a.png", "conversations": [{"from": "human", "value": "<image>\nRead."},
                                                     {"from": "gpt", "value": "Hello"}]}
 
 `image` is a path or a list of paths, relative to the image folder. `<image>` in a human turn marks
@@ -123,7 +123,9 @@ def _images(record: dict[str, Any], root: Path, place: str) -> list[ImageRef]:
     glyphs = record.get("glyphs") or [[] for _ in paths]
     if len(glyphs) != len(paths):
         raise InputError(f"{place}: {len(glyphs)} lists in 'glyphs', but {len(paths)} images")
-    return [ImageRef(_inside(root, path, place), _glyphs(boxes, place)) for path, boxes in zip(paths, glyphs, strict=True)]
+    return [
+        ImageRef(_inside(root, path, place), _glyphs(boxes, place)) for path, boxes in zip(paths, glyphs, strict=True)
+    ]
 
 
 def _inside(root: Path, path: Any, place: str) -> Path:

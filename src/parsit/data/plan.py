@@ -59,6 +59,8 @@ class Plan:
         # A stable sort keeps samples of equal length in their random order.
         ordered = [group[np.argsort(self.lengths[group], kind="stable")] for group in groups]
         batches = [
-            group[start : start + self.batch_size] for group in ordered for start in range(0, len(group), self.batch_size)
+            group[start : start + self.batch_size]
+            for group in ordered
+            for start in range(0, len(group), self.batch_size)
         ]
         return [batches[i] for i in rng.permutation(len(batches))]

@@ -21,7 +21,7 @@ class ParsitConfig(PretrainedConfig):
         vision_config: the vision tower's configuration (or its dictionary with `model_type`).
         text_config: the language model's configuration (or its dictionary with `model_type`).
         image_token_id: id of the placeholder that image features replace.
-        mm_projector_type: `linear`, `mlpNx_gelu` (N linear layers; LayerNorm after the first, before GELU) or `identity`.
+        mm_projector_type: `linear`, `identity` or `mlpNx_gelu` (N linear layers, LayerNorm after the first).
         mm_vision_select_layer: whose output of the tower is used; -1 the last layer's, -2 the last but one's.
             Layers behind it are not built.
         image_aspect_ratio, image_grid_pinpoints, mm_patch_merge_type, mm_spatial_pool_stride,
@@ -32,7 +32,8 @@ class ParsitConfig(PretrainedConfig):
     """
 
     model_type = "parsit"
-    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}  # noqa: RUF012  (transformers' interface)
+    # transformers' interface (a property in 5.x, a plain attribute in 4.x, which 5.x takes as well)
+    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}  # type: ignore  # noqa: RUF012
     has_no_defaults_at_init = True
 
     def __init__(

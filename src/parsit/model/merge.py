@@ -13,7 +13,7 @@ from parsit.tiling import ImageLayout, ImagePlan
 
 
 def pool_tiles(features_NPD: torch.Tensor, layout: ImageLayout) -> torch.Tensor:
-    """`mm_spatial_pool_stride` squared tokens of each tile become one: `float[tiles, P, D]` to `float[tiles, P', D]`."""
+    """`mm_spatial_pool_stride` squared tokens of a tile become one: `float[N, P, D]` to `float[N, P', D]`."""
     stride = layout.mm_spatial_pool_stride
     if stride == 1:
         return features_NPD

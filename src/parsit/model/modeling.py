@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
-from transformers.generation import GenerationMixin
+from transformers.generation.utils import GenerationMixin
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from parsit.model.configuration import ParsitConfig
 from parsit.model.loss import supervised_loss
@@ -48,9 +48,10 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
     """Reads documents: images and text in, text out."""
 
     config_class = ParsitConfig
+    config: ParsitConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]  # noqa: RUF012  (transformers' interface)
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -219,6 +220,8 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         vision_features_NPD = None
         if inputs_embeds is None:
+            if input_ids is None:
+                raise ValueError("forward needs input_ids or inputs_embeds")
             inputs_embeds, vision_features_NPD = self.embed(input_ids, pixel_values, image_sizes)
         decoded = self.get_decoder()(
             inputs_embeds=inputs_embeds,
@@ -289,7 +292,7 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
             ValueError: missing, unexpected or wrongly shaped weights, by name.
         """
         wants_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(
+        model, info = super().from_pretrained(  # type: ignore[misc]  (a pair, with output_loading_info)
             pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
         )
         tied = {"language_model.lm_head.weight"} if model.config.text_config.tie_word_embeddings else set()

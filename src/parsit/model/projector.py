@@ -32,7 +32,9 @@ def build_projector(projector_type: str, in_features: int, out_features: int) ->
         return nn.Identity()
     match = re.fullmatch(r"mlp([1-9]\d*)x_gelu", projector_type)
     if not match:
-        raise ValueError(f"mm_projector_type is {projector_type!r}: use linear, identity or mlpNx_gelu such as mlp2x_gelu")
+        raise ValueError(
+            f"mm_projector_type is {projector_type!r}: use linear, identity or mlpNx_gelu such as mlp2x_gelu"
+        )
     depth = int(match.group(1))
     layers: list[nn.Module] = [nn.Linear(in_features, out_features), nn.LayerNorm(out_features)]
     for _ in range(depth - 1):

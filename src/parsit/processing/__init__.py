@@ -1,4 +1,4 @@
-"""Floor 2: one conversation to tensors. Images, tiles, chat format, the Hugging Face processor. No network, no weights."""
+"""Floor 2: one conversation to tensors. Images, tiles, chat format, the processor. No network, no weights."""
 
 from parsit.processing.collate import Batch, collate
 from parsit.processing.image_processor import ParsitImageProcessor

@@ -1,4 +1,4 @@
-"""One conversation to token ids and labels, in ChatML.
+r"""One conversation to token ids and labels, in ChatML.
 
     <|im_start|>user
     <|vision_start|><|image_pad|>…<|image_pad|><|vision_end|>What is the total?<|im_end|>
@@ -8,7 +8,7 @@
 Supervised are the assistant's words and the `<|im_end|>` that closes them, nothing else. Two
 things are decided here. Structure comes from ids, never from text: a user's text is tokenised
 with special tokens switched off, so that `<|im_end|>` or `<|image_pad|>` in a document stays
-text. And "assistant\\n" is tokenised apart from the answer, as it is at inference, where the prompt
+text. And "assistant\n" is tokenised apart from the answer, as it is at inference, where the prompt
 ends there; an answer that begins with a newline therefore has the same tokens in both.
 """
 
@@ -126,7 +126,9 @@ def encode_chat(
     counts = iter(num_image_tokens)
     num_images = sum(len(turn.images) for turn in turns)
     if num_images != len(num_image_tokens):
-        raise ValueError(f"the conversation has {num_images} images, but {len(num_image_tokens)} image sizes were given")
+        raise ValueError(
+            f"the conversation has {num_images} images, but {len(num_image_tokens)} image sizes were given"
+        )
     ids: list[int] = []
     labels: list[int] = []
     newline = _text_ids("\n", tokenizer)
@@ -148,7 +150,7 @@ def encode_chat(
 def _encode_turn(
     turn: Turn, counts: Iterator[int], tokenizer: PreTrainedTokenizerBase, tokens: ChatTokens
 ) -> tuple[list[int], list[int]]:
-    """(ids of "role\\n", ids of the content); the header's text is part of the content's first text but for assistants."""
+    r"""Ids of "role\n" and of the content; only an assistant's header is tokenised apart from its content."""
     header = f"{turn.role}\n"
     if turn.role == "assistant":
         return _text_ids(header, tokenizer), _content_ids("", turn, counts, tokenizer, tokens)
@@ -158,7 +160,7 @@ def _encode_turn(
 def _content_ids(
     text: str, turn: Turn, counts: Iterator[int], tokenizer: PreTrainedTokenizerBase, tokens: ChatTokens
 ) -> list[int]:
-    """Ids of a turn's parts. Text between two structural tokens is tokenised as one piece, as in the rendered template."""
+    """Ids of a turn's parts. Text between two structural tokens is one piece, as in the rendered template."""
     ids: list[int] = []
     for part in turn.parts:
         if isinstance(part, ImageRef):

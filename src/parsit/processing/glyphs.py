@@ -55,7 +55,9 @@ def glyph_targets(glyphs: Sequence[GlyphBox], size: tuple[int, int], layout: Ima
         first = max(0, math.ceil((glyph.x0 * scale_x + left) / slot_width - 0.5))
         last = math.ceil((glyph.x1 * scale_x + left) / slot_width - 0.5)
         y0, y1 = glyph.y0 * scale_y + top, glyph.y1 * scale_y + top
-        for row in range(max(0, int(y0 // layout.patch_size)), min(targets_HW.shape[0], math.ceil(y1 / layout.patch_size))):
+        for row in range(
+            max(0, int(y0 // layout.patch_size)), min(targets_HW.shape[0], math.ceil(y1 / layout.patch_size))
+        ):
             share = _overlap(y0, y1, row, layout.patch_size)
             if share >= _ENOUGH:
                 targets_HW[row, first:last] = _CLASS_OF.get(glyph.text, OTHER)

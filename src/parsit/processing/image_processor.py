@@ -87,7 +87,7 @@ class ParsitImageProcessor(BaseImageProcessor):
         std = np.asarray(self.image_std, np.float32) * 255
         return torch.from_numpy(((pixels_NHWC - mean) / std).transpose(0, 3, 1, 2).copy())
 
-    def __call__(self, images: Any, return_tensors: str | None = "pt", **_: Any) -> BatchFeature:
+    def __call__(self, images: Any, return_tensors: str | None = "pt", **_: Any) -> BatchFeature:  # type: ignore
         """Images (one, a list, or a list of lists; files, bytes or Pillow images) to one batch of tiles.
 
         Returns:
@@ -104,7 +104,7 @@ class ParsitImageProcessor(BaseImageProcessor):
             }
         )
 
-    preprocess = __call__
+    preprocess = __call__  # type: ignore
 
 
 def _centred(

@@ -83,10 +83,12 @@ class ParsitProcessor(ProcessorMixin):
         self.reading_unit = reading_unit
         self.read_prompt = read_prompt
         self.chat_tokens = ChatTokens.of(tokenizer, mm_use_im_start_end)
-        super().__init__(image_processor, tokenizer, chat_template=chat_template or parsit_chat_template(mm_use_im_start_end))
+        super().__init__(
+            image_processor, tokenizer, chat_template=chat_template or parsit_chat_template(mm_use_im_start_end)
+        )
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> ParsitProcessor:
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> ParsitProcessor:  # type: ignore
         """Load from a folder or the Hub; written and read the same way by every transformers version."""
         settings, kwargs = cls.get_processor_dict(pretrained_model_name_or_path, **kwargs)
         chosen = ("chat_template", "mm_use_im_start_end", "reading_unit", "read_prompt")
@@ -114,16 +116,14 @@ class ParsitProcessor(ProcessorMixin):
             "read_prompt": self.read_prompt,
         }
         (folder / "processor_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        (folder / "chat_template.jinja").write_text(self.chat_template, encoding="utf-8")
+        (folder / "chat_template.jinja").write_text(str(self.chat_template), encoding="utf-8")
         return sorted(str(path) for path in folder.iterdir())
 
     def count_tokens(self, turns: Sequence[Turn]) -> int:
         """Length of the conversation in tokens, from the images' headers alone."""
         return len(encode_chat(turns, self._image_token_counts(turns), self.tokenizer, self.chat_tokens).input_ids)
 
-    def encode(
-        self, turns: Sequence[Turn], add_generation_prompt: bool = False, with_glyphs: bool = False
-    ) -> Features:
+    def encode(self, turns: Sequence[Turn], add_generation_prompt: bool = False, with_glyphs: bool = False) -> Features:
         """One conversation to tensors.
 
         Args:
@@ -151,7 +151,7 @@ class ParsitProcessor(ProcessorMixin):
         layout = self.image_processor.layout
         return [layout.num_image_tokens(*image_size(image.source)) for turn in turns for image in turn.images]
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self, images: Any = None, text: str | list[str] | None = None, return_tensors: str | None = "pt", **_: Any
     ) -> BatchFeature:
         """Rendered prompts with one `<|image_pad|>` for each image, and the images, to a left-padded batch.

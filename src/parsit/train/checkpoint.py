@@ -63,7 +63,9 @@ def checkpoint_path(output_dir: Path, step: int) -> Path:
     return output_dir / f"checkpoint-{step}"
 
 
-def save_checkpoint(output_dir: Path, saved: SavedState, config_yaml: str, save_model: Callable[[Path], object]) -> Path:
+def save_checkpoint(
+    output_dir: Path, saved: SavedState, config_yaml: str, save_model: Callable[[Path], object]
+) -> Path:
     """Write one checkpoint and return its path once it is verified.
 
     Args:

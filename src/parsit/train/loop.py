@@ -136,9 +136,7 @@ class _Run:
         self.strategy = SingleDevice(objective, groups_of(objective, config), config)
         self.objective = objective.train()
         lengths = training.index.num_tokens
-        self.plan = Plan(
-            lengths, config.per_device_train_batch_size, config.gradient_accumulation_steps, config.seed
-        )
+        self.plan = Plan(lengths, config.per_device_train_batch_size, config.gradient_accumulation_steps, config.seed)
         whole = round(config.num_train_epochs * self.plan.steps_per_epoch)
         self.total_steps = config.max_steps if config.max_steps > 0 else max(whole, 1)
         self.fingerprint = _fingerprint(training, config)
@@ -188,8 +186,8 @@ class _Run:
         broken = [f"{name} is {value}" for name, value in values.items() if value - value != 0]
         if broken:
             raise ParsitError(
-                f"step {step + 1}: {', '.join(broken)}; stopped before the update. The weights are those of step {step}: "
-                "lower --learning_rate, check the data of this step, or resume from the last checkpoint"
+                f"step {step + 1}: {', '.join(broken)}; stopped before the update. The weights are those of "
+                f"step {step}: lower --learning_rate, check the data of this step, or resume from the last checkpoint"
             )
 
     @torch.no_grad()

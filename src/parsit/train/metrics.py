@@ -40,7 +40,7 @@ def cut_back(path: Path, step: int) -> None:
 
 
 class Throughput:
-    """Rates since the last entry: tokens and samples a second, and the share of the time spent waiting for data."""
+    """Rates since the last entry: tokens and samples a second, and the share of time spent waiting for data."""
 
     def __init__(self) -> None:
         self._reset()
@@ -98,7 +98,7 @@ class Log:
         self._started, self._first_step = time.perf_counter(), first_step
         columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
         self._progress = Progress(
-            *columns, TimeElapsedColumn(), "ETA", TimeRemainingColumn(elapsed_when_finished=False), console=self._console,
+            *columns, TimeElapsedColumn(), "ETA", TimeRemainingColumn(), console=self._console,
             disable=not self._console.is_terminal,
         )  # fmt: skip
         self._task = self._progress.add_task("training", total=total_steps, completed=first_step, state="")

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from parsit.config import TrainConfig
+from parsit.processing import Batch
 from parsit.train.objective import Losses, Objective, StepCounts
 from parsit.train.optimizer import Group, build_optimizer
-from parsit.processing import Batch
 
 
 def pick_device() -> torch.device:

@@ -1,0 +1,58 @@
+# What a developer or a new user types. `make demo` and `make test` set up .venv first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+COMPAT := .venv-compat
+# The oldest transformers that is supported; the newest is in constraints.txt.
+OLDEST_TRANSFORMERS := 4.53.2
+
+.PHONY: setup demo test test-compat check fix clean help
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Parsit needs Python 3.11 to 3.13, this is " + sys.version.split()[0] if not (3, 11) <= sys.version_info < (3, 14) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+setup: $(VENV)/.ready  ## make .venv with everything that tests and demo need
+
+demo: setup  ## make documents, train parsit-tiny, evaluate it, read a PDF, write demo/report.html (8 minutes)
+	$(BIN)/python scripts/demo.py
+
+test: setup  ## run the tests
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered tests
+
+$(COMPAT)/.ready: pyproject.toml constraints.txt
+	test -x $(COMPAT)/bin/python || $(PYTHON) -m venv $(COMPAT)
+	grep -viE '^(transformers|tokenizers|huggingface[-_]hub)==' constraints.txt > $(COMPAT)/constraints.txt
+	$(COMPAT)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(COMPAT)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(COMPAT)/constraints.txt \
+	  'transformers==$(OLDEST_TRANSFORMERS)' --editable '.[dev]'
+	touch $@
+
+test-compat: setup $(COMPAT)/.ready  ## run model, processing and training tests under the oldest and the newest transformers, and load what the other saved
+	$(BIN)/python -m pytest -n 2 -q tests/model tests/processing tests/data tests/train
+	$(COMPAT)/bin/python -m pytest -n 2 -q tests/model tests/processing tests/data tests/train
+	rm -rf build/compat
+	$(BIN)/python scripts/cross_version.py save build/compat/newest
+	$(COMPAT)/bin/python scripts/cross_version.py check build/compat/newest
+	$(COMPAT)/bin/python scripts/cross_version.py save build/compat/oldest
+	$(BIN)/python scripts/cross_version.py check build/compat/oldest
+
+check: setup  ## lint, format, types and floors, without changing anything
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+fix: setup  ## format, and mend what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove environments and what was built; leaves runs/ alone
+	rm -rf $(VENV) $(COMPAT) build dist demo .pytest_cache .ruff_cache

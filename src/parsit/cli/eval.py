@@ -1,0 +1,94 @@
+"""`parsit eval MODEL --data FILE`: scores on a data set, as a table, JSON and a page of the worst cases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from parsit.cli.parser import Parser
+
+if TYPE_CHECKING:
+    from parsit.eval import Evaluation
+    from parsit.parse.engine import ModelEngine
+    from parsit.types import Generation, Sample, Turn
+
+
+def main(argv: list[str]) -> int:
+    """Run the verb. A sample that fails counts as failed and does not stop the others; exit code 1 if any did."""
+    parser = Parser("parsit eval", "Score a model: CER, WER, normalised edit distance, exact match, ANLS.")
+    parser.add_argument("model", help="folder of a model, or of a run (its best checkpoint)")
+    parser.add_argument("--data", nargs="+", required=True, metavar="FILE", help="files in Parsit's native format")
+    parser.add_argument("--image_folder", help="folder that image paths start from; by default each file's own")
+    parser.add_argument("--out", metavar="DIR", help="write results.json, predictions.jsonl and worst.html there")
+    parser.add_argument("--limit", type=int, default=0, help="score only the first N samples; 0: all")
+    parser.add_argument("--max_new_tokens", type=int, default=1024, help="longest answer, in tokens")
+    parser.add_argument("--batch_size", type=int, default=16, help="prompts that go through the model together")
+    parser.add_argument("--worst", type=int, default=50, help="cases on the page of the worst")
+    parser.add_argument("--device", help="cpu, cuda, …; by default the GPU where there is one")
+    args = parser.parse_args(argv)
+
+    from parsit.data import read_files
+
+    samples = read_files(args.data, args.image_folder)
+    samples = samples[: args.limit] if args.limit > 0 else samples
+
+    from parsit.cli.console import quiet_libraries, say
+    from parsit.eval import write_worst_cases
+    from parsit.parse.engine import load_engine
+
+    quiet_libraries()
+    engine = load_engine(args.model, args.device, args.batch_size)
+    evaluation = evaluate_engine(engine, samples, args.max_new_tokens, "scoring")
+    print_scores(evaluation)
+    if args.out:
+        about = {"model": args.model, "data": " ".join(args.data), "max_new_tokens": args.max_new_tokens}
+        evaluation.write_results(Path(args.out), about)
+        title = f"Worst cases of {args.model}"
+        write_worst_cases(
+            Path(args.out) / "worst.html", evaluation, samples, title=title, worst=args.worst, about=about
+        )
+        say(f"wrote results.json, predictions.jsonl and worst.html into {args.out}")
+    return 1 if evaluation.summary.failed else 0
+
+
+def evaluate_engine(engine: ModelEngine, samples: Sequence[Sample], max_new_tokens: int, title: str) -> Evaluation:
+    """Score an engine on samples, with a progress bar."""
+    from parsit.cli.console import bar
+    from parsit.eval import evaluate
+
+    def predict(conversations: Sequence[tuple[Turn, ...]]) -> list[Generation]:
+        return engine.generate(conversations, max_new_tokens=max_new_tokens)
+
+    seen = 0
+    with bar(title, len(samples)) as advance:
+
+        def on_progress(done: int, _: int) -> None:
+            nonlocal seen
+            advance(done - seen)
+            seen = done
+
+        return evaluate(samples, predict, batch_size=engine.batch_size, on_progress=on_progress)
+
+
+def print_scores(evaluation: Evaluation) -> None:
+    """The summary as a table on stdout: normalised and raw scores with their intervals."""
+    from rich.console import Console
+    from rich.table import Table
+
+    summary = evaluation.summary
+    table = Table("score", "normalised", f"{evaluation.confidence:.0%} interval", "raw")
+    names = {
+        "cer": "CER",
+        "wer": "WER",
+        "normalized_edit_distance": "normalised edit distance",
+        "exact_match": "exact match",
+        "anls": "ANLS",
+    }
+    for attribute, name in names.items():
+        value, raw = getattr(summary.normalized, attribute), getattr(summary.raw, attribute)
+        table.add_row(name, f"{value.value:.4f}", f"{value.low:.4f} – {value.high:.4f}", f"{raw.value:.4f}")
+    console = Console()
+    console.print(table)
+    flags = "".join(f", {count} {flag}" for flag, count in summary.flags.items())
+    console.print(f"{summary.count} samples, {summary.failed} failed{flags}", highlight=False)
