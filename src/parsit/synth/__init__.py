@@ -1,1 +1,6 @@
-"""TBD."""
+"""Documents made from scratch, with exact ground truth: one tree, written as a page and as its truth."""
+
+from parsit.synth.run import Counts, check_run, synthesise
+from parsit.synth.settings import SynthSettings
+
+__all__ = ["Counts", "SynthSettings", "check_run", "synthesise"]

@@ -1,0 +1,117 @@
+"""An invoice: seller and buyer, numbers and dates, lines that add up, tax, total, how to pay."""
+
+from __future__ import annotations
+
+from parsit.synth import words
+from parsit.synth.draw import Draw
+from parsit.synth.sentences import FOOTNOTES
+from parsit.synth.tree import (
+    Block,
+    Column,
+    Document,
+    Heading,
+    KeyValues,
+    Lines,
+    Pair,
+    Paragraph,
+    Rules,
+    SideBySide,
+    Table,
+)
+
+TITLES = ("Invoice", "INVOICE", "Tax invoice", "Proforma invoice", "Credit note", "Bill")
+RULES: tuple[Rules, ...] = ("grid", "rows", "head", "stripes")
+
+
+def make(draw: Draw) -> Document:
+    """One invoice."""
+    rng, values = draw.rng, draw.values
+    seller, buyer = values.company(), values.company() if draw.coin(0.6) else values.person()
+    items, subtotal = item_table(draw)
+    seller_block = Lines(values.address(seller), rng.choice(("left", "right")), draw.coin(0.6), key="seller")
+    buyer_block = Lines(values.address(buyer), key="buyer")
+    title = Heading(rng.choice(TITLES), 1, rng.choice(("left", "left", "right", "center")))
+    meta = numbers(draw)
+    head: tuple[Block, ...] = (
+        (seller_block, title, SideBySide(buyer_block, meta))
+        if draw.coin()
+        else (title, SideBySide(seller_block, buyer_block), meta)
+    )
+    return Document(
+        kind="invoice",
+        language=values.locale.code,
+        style=draw.style(),
+        head=head,
+        body=(items, totals(draw, subtotal), *payment(draw, seller)),
+    )
+
+
+def numbers(draw: Draw) -> KeyValues:
+    """Invoice number and dates."""
+    rng, values = draw.rng, draw.values
+    pairs = [
+        Pair("invoice_number", rng.choice(("Invoice no.", "Invoice number", "Invoice #", "Number")), draw.reference()),
+        Pair("invoice_date", rng.choice(("Invoice date", "Date", "Date of issue")), values.date()),
+    ]
+    if draw.coin(0.7):
+        pairs.append(Pair("due_date", rng.choice(("Due date", "Payable by", "Due")), values.date()))
+    if draw.coin():
+        pairs.append(Pair("customer_number", rng.choice(("Customer no.", "Client", "Account")), values.code("999999")))
+    if draw.coin(0.3):
+        pairs.append(Pair("order_number", rng.choice(("Order no.", "Your order", "PO number")), values.code()))
+    return KeyValues(tuple(pairs), suffix=rng.choice((":", ":", "")))
+
+
+def item_table(draw: Draw) -> tuple[Table, int]:
+    """The invoice's lines and their sum in cents."""
+    rng, values = draw.rng, draw.values
+    with_number = draw.coin(0.4)
+    rows, subtotal = [], 0
+    for index, product in enumerate(rng.sample(words.PRODUCTS, rng.randint(2, 12)), start=1):
+        quantity, price = rng.randint(1, 40), rng.choice((rng.randint(50, 9999), rng.randint(1000, 250_000)))
+        subtotal += quantity * price
+        row = (product, str(quantity), values.amount(price), values.amount(quantity * price))
+        rows.append((str(index), *row) if with_number else row)
+    columns = (
+        Column("description", rng.choice(("Description", "Item", "Article", "Product"))),
+        Column("quantity", rng.choice(("Qty", "Quantity", "Units", "Qty.")), True),
+        Column("unit_price", rng.choice(("Unit price", "Price", "Rate", "Each")), True),
+        Column("amount", rng.choice(("Amount", "Total", "Line total", "Net")), True),
+    )
+    if with_number:
+        columns = (Column("position", rng.choice(("Pos.", "No.", "#")), True), *columns)
+    return Table(columns, tuple(rows), rng.choice(RULES), "items"), subtotal
+
+
+def totals(draw: Draw, subtotal: int) -> KeyValues:
+    """Subtotal, discount, tax and total; the total is their exact sum."""
+    rng, values = draw.rng, draw.values
+    pairs = [Pair("subtotal", rng.choice(("Subtotal", "Net amount", "Sum")), values.money(subtotal))]
+    total = subtotal
+    if draw.coin(0.25):
+        discount = subtotal * rng.choice((2, 3, 5, 10)) // 100
+        pairs.append(Pair("discount", rng.choice(("Discount", "Less discount")), values.money(-discount)))
+        total -= discount
+    if draw.coin(0.85):
+        rate = rng.choice(values.locale.tax_percents)
+        tax = (total * rate + 50) // 100
+        pairs.append(Pair("tax", f"{values.locale.tax_name} {rate}%", values.money(tax)))
+        total += tax
+    pairs.append(Pair("total", rng.choice(("Total", "Total due", "Amount due", "Grand total")), values.money(total)))
+    return KeyValues(tuple(pairs), spread=True, suffix=rng.choice((":", "")), strong_last=draw.coin(0.7))
+
+
+def payment(draw: Draw, seller: str) -> tuple[Block, ...]:
+    """Where to pay to, and sometimes a closing sentence."""
+    values = draw.values
+    pairs = [
+        Pair("account_holder", "Account holder", seller),
+        Pair("iban", "Account" if values.locale.iban_country == "US" else "IBAN", values.iban()),
+        Pair("phone", "Phone", values.phone()),
+        Pair("email", draw.rng.choice(("E-mail", "Email")), values.email(seller)),
+    ]
+    chosen = tuple(pair for pair in pairs if draw.coin(0.6))
+    blocks: list[Block] = [KeyValues(chosen)] if chosen else []
+    if draw.coin(0.6):
+        blocks.append(Paragraph((draw.sentence(FOOTNOTES),)))
+    return tuple(blocks)

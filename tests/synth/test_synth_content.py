@@ -1,0 +1,120 @@
+"""What documents say: sums, splits, characters; checked on the JSON, as a user would."""
+
+from __future__ import annotations
+
+import json
+import re
+from random import Random
+
+import pytest
+
+from parsit.synth.content import KINDS, check_kinds, make_document
+from parsit.synth.sentences import article, plural
+from parsit.synth.split import Fractions, Texts, normalise
+from parsit.synth.tree import Document, ListBlock, Paragraph, flat_blocks, leaves
+from parsit.synth.truth import questions, to_fields, to_markdown
+from parsit.synth.words import CHARACTERS
+from parsit.types import UsageError
+
+FRACTIONS = Fractions(0.1, 0.1)
+
+
+def documents(kind: str, count: int, split: str = "train") -> list[Document]:
+    return [make_document(kind, Random(f"{kind}/{split}/{n}"), Texts(FRACTIONS, split)) for n in range(count)]
+
+
+def cents(printed: str) -> int:
+    """Hundredths, whatever the currency and the marks: amounts are printed with two decimals."""
+    digits = int(re.sub(r"\D", "", printed))
+    return -digits if printed.startswith("-") else digits
+
+
+def test_invoices_add_up():
+    for document in documents("invoice", 80):
+        fields = json.loads(to_fields(document))
+        for item in fields["items"]:
+            assert int(item["quantity"]) * cents(item["unit_price"]) == cents(item["amount"])
+        assert sum(cents(item["amount"]) for item in fields["items"]) == cents(fields["subtotal"])
+        parts = [cents(fields[key]) for key in ("subtotal", "discount", "tax") if key in fields]
+        assert sum(parts) == cents(fields["total"])
+
+
+def test_receipts_add_up():
+    for document in documents("receipt", 80):
+        fields = json.loads(to_fields(document))
+        assert sum(cents(item["amount"]) for item in fields["items"]) == cents(fields["total"])
+        if "cash" in fields:
+            assert cents(fields["cash"]) - cents(fields["total"]) == cents(fields["change"]) >= 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_known_characters_are_printed(kind: str):
+    printed = {char for document in documents(kind, 40) for leaf in leaves(document) for char in leaf.text}
+    assert printed <= CHARACTERS
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_field_name_is_used_twice_and_cells_hold_no_pipe(kind: str):
+    for document in documents(kind, 40):
+        fields = json.loads(to_fields(document), object_pairs_hook=lambda pairs: pairs)
+        names = [name for name, _ in fields]
+        assert len(names) == len(set(names))
+        assert "|" not in "".join(leaf.text for leaf in leaves(document))
+
+
+def test_sentences_and_pages_belong_to_one_split():
+    sentences: dict[str, set[str]] = {"train": set(), "validation": set(), "test": set()}
+    truths: dict[str, set[str]] = {"train": set(), "validation": set(), "test": set()}
+    for split in sentences:
+        for kind in KINDS:
+            for document in documents(kind, 25, split):
+                for block in flat_blocks(document):
+                    texts = block.sentences if isinstance(block, Paragraph) else ()
+                    texts += block.items if isinstance(block, ListBlock) else ()
+                    assert {FRACTIONS.split_of(text) for text in texts} <= {split}
+                    sentences[split] |= set(map(normalise, texts))
+                truths[split] |= {normalise(to_markdown(document)), normalise(to_fields(document))}
+    for texts in (sentences, truths):
+        assert min(map(len, texts.values())) >= 100
+        assert not texts["train"] & texts["validation"]
+        assert not texts["train"] & texts["test"]
+        assert not texts["validation"] & texts["test"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_page_has_a_question_of_its_split(kind: str):
+    texts = Texts(FRACTIONS, "test")
+    for document in documents(kind, 20, "test"):
+        assert any(texts.owns(item.answer) for item in questions(document))
+
+
+def test_pages_differ():
+    pages = [to_markdown(document) for kind in KINDS for document in documents(kind, 30)]
+    assert len(set(pages)) == len(pages)
+
+
+def test_unknown_kind_names_the_nearest():
+    with pytest.raises(UsageError, match=r"unknown kind 'leter'; did you mean letter\?"):
+        check_kinds(["leter"])
+    for wrong in ([], ["form", "form"]):
+        with pytest.raises(UsageError, match="one or more different kinds"):
+            check_kinds(wrong)
+
+
+@pytest.mark.parametrize(
+    ("noun", "expected"),
+    [
+        ("city", "cities"),
+        ("day", "days"),
+        ("box", "boxes"),
+        ("shelf", "shelves"),
+        ("analysis", "analyses"),
+        ("church", "churches"),
+    ],
+)
+def test_plurals(noun: str, expected: str):
+    assert plural(noun) == expected
+
+
+def test_articles():
+    assert [article(word) for word in ("old", "unique", "unusual", "grey", "useful")] == ["an", "a", "an", "a", "a"]
