@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from parsit.model import ParsitConfig, ParsitForConditionalGeneration
     from parsit.parse import Reader
-    from parsit.processing import ParsitImageProcessor, ParsitProcessor
+    from parsit.processing.image_processor import ParsitImageProcessor
+    from parsit.processing.processor import ParsitProcessor
 
 # Names that are imported when they are first asked for, through parsit.hf, which registers them with
 # the Auto classes of transformers.

@@ -28,8 +28,9 @@ from transformers import (
 from parsit.config import Architecture
 from parsit.model import ParsitConfig, ParsitForConditionalGeneration
 from parsit.model.vision import is_unused_tower_key
-from parsit.processing import ParsitImageProcessor, ParsitProcessor
 from parsit.processing.chat import IM_END, IMAGE_TOKEN, PAD_TOKEN, VISION_END, VISION_START
+from parsit.processing.image_processor import ParsitImageProcessor
+from parsit.processing.processor import ParsitProcessor
 from parsit.types import InputError
 
 AutoConfig.register("parsit", ParsitConfig, exist_ok=True)

@@ -90,7 +90,8 @@ def test_info_of_what_is_not_there_names_the_nearest():
     result = parsit("info", "qwen3-1.7")
     assert result.returncode == 1
     assert result.stderr.strip() == (
-        "parsit: unknown preset or folder 'qwen3-1.7'; did you mean qwen3-1.7b? (known: tiny, smol, qwen3-1.7b, qwen3-4b)"
+        "parsit: unknown preset or folder 'qwen3-1.7'; did you mean qwen3-1.7b? "
+        "(known: tiny, smol, qwen3-1.7b, qwen3-4b)"
     )
 
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, Qwen3ForCausalLM, SiglipVi
 
 from parsit import hf
 from parsit.model import ParsitForConditionalGeneration
-from parsit.processing import collate
+from parsit.processing.collate import collate
 from parsit.types import ImageRef, Turn
 
 

@@ -7,8 +7,9 @@ from PIL import Image
 
 from parsit import hf
 from parsit.config import load_architecture
-from parsit.processing import ParsitImageProcessor, ParsitProcessor
 from parsit.processing.chat import ChatTokens, encode_chat
+from parsit.processing.image_processor import ParsitImageProcessor
+from parsit.processing.processor import ParsitProcessor
 from parsit.types import ImageRef, Turn
 
 IMAGE = ImageRef(Image.new("RGB", (32, 32), "white"))

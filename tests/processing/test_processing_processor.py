@@ -11,7 +11,9 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoProcessor
 
 from parsit import hf
-from parsit.processing import ParsitImageProcessor, ParsitProcessor, collate
+from parsit.processing.collate import collate
+from parsit.processing.image_processor import ParsitImageProcessor
+from parsit.processing.processor import ParsitProcessor
 from parsit.types import ImageRef, InputError, Turn
 
 

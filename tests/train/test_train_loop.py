@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from parsit import hf
 from parsit.config import TrainConfig
-from parsit.processing import collate
+from parsit.processing.collate import collate
 from parsit.train.objective import Objective, StepCounts
 from parsit.train.parts import set_tunable
 from parsit.types import InputError, ParsitError

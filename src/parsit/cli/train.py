@@ -14,7 +14,7 @@ from parsit.types import InputError, UsageError
 
 if TYPE_CHECKING:
     from parsit.model import ParsitForConditionalGeneration
-    from parsit.processing import ParsitProcessor
+    from parsit.processing.processor import ParsitProcessor
     from parsit.train.loop import DataSet
 
 # What decides which sample is seen when, and what the weights are: these may not change on resume.

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parsit.processing import ParsitProcessor
 from parsit.processing.images import image_size
+from parsit.processing.processor import ParsitProcessor
 from parsit.types import InputError, Sample
 
 

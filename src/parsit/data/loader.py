@@ -14,7 +14,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from parsit.data.plan import Plan
-from parsit.processing import Batch, Features, ParsitProcessor, collate
+from parsit.processing.collate import Batch, collate
+from parsit.processing.processor import Features, ParsitProcessor
 from parsit.types import InputError, Sample
 
 

@@ -11,8 +11,9 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from parsit import hf
 from parsit.model import ParsitForConditionalGeneration
 from parsit.parse.locate import find_model
-from parsit.processing import ParsitProcessor, collate
-from parsit.types import Generation, Turn
+from parsit.processing.collate import collate
+from parsit.processing.processor import ParsitProcessor
+from parsit.types import Generation, Sample, Turn
 
 # A text loops when its last tokens are one period, at most this long, this many times over.
 MAX_PERIOD = 64
@@ -60,6 +61,23 @@ class ModelEngine:
         for start in range(0, len(conversations), self.batch_size):
             generations += self._generate_batch(conversations[start : start + self.batch_size], max_new_tokens)
         return generations
+
+    @torch.inference_mode()
+    def nats(self, samples: Sequence[Sample]) -> list[tuple[float, int]]:
+        """For each sample, the summed negative log-likelihood of its answers, and how many tokens those are.
+
+        One sample at a time: a batch's loss is one number.
+
+        Raises:
+            InputError: an image that cannot be read.
+        """
+        scores = []
+        for sample in samples:
+            features = self.processor.encode(sample.turns)
+            batch = collate([features], self.processor.chat_tokens.pad).to(self.model.device)
+            loss = self.model(**batch.model_inputs(), num_items_in_batch=1).loss
+            scores.append((float(loss), features.num_supervised))
+        return scores
 
     def _generate_batch(self, conversations: Sequence[tuple[Turn, ...]], max_new_tokens: int) -> list[Generation]:
         features = [self.processor.encode(turns, add_generation_prompt=True) for turns in conversations]

@@ -1,7 +1,5 @@
-"""Floor 2: one conversation to tensors. Images, tiles, chat format, the processor. No network, no weights."""
+"""Floor 2: one conversation to tensors. Images, tiles, chat format, the processor. No network, no weights.
 
-from parsit.processing.collate import Batch, collate
-from parsit.processing.image_processor import ParsitImageProcessor
-from parsit.processing.processor import Features, ParsitProcessor
-
-__all__ = ["Batch", "Features", "ParsitImageProcessor", "ParsitProcessor", "collate"]
+Import from the modules: `images` is used by verbs that answer before torch is needed, and an import here
+would bring torch to them all.
+"""

@@ -23,7 +23,8 @@ import torch
 from parsit.config import TrainConfig
 from parsit.data import Index, Plan, loader
 from parsit.model import ParsitForConditionalGeneration
-from parsit.processing import Batch, ParsitProcessor
+from parsit.processing.collate import Batch
+from parsit.processing.processor import ParsitProcessor
 from parsit.train.checkpoint import (
     SavedState,
     TrainState,

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from parsit.model import ParsitForConditionalGeneration
-from parsit.processing import Batch
+from parsit.processing.collate import Batch
 from parsit.processing.glyphs import NOT_ASKED, NUM_CLASSES, SLOTS_PER_PATCH
 
 

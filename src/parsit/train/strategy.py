@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from parsit.config import TrainConfig
-from parsit.processing import Batch
+from parsit.processing.collate import Batch
 from parsit.train.objective import Losses, Objective, StepCounts
 from parsit.train.optimizer import Group, build_optimizer
 

@@ -1,0 +1,50 @@
+"""`parsit ask FILE… "question"`: ask a model about PDFs and images; the answer goes to stdout.
+
+All pages are shown in one conversation, so a page that cannot be read is an error of the whole
+question: an answer that silently leaves a page out could be wrong.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from parsit.cli.parse import add_page_options, check_page_options, load_reader, report
+from parsit.cli.parser import Parser
+from parsit.types import UsageError
+
+
+def parser() -> Parser:
+    """The verb's command line."""
+    p = Parser("parsit ask", "Ask a question about the pages of PDFs and images.")
+    p.add_argument("words", nargs="+", metavar='FILE… "question"', help="files, and the question as the last word")
+    p.add_argument("--model", required=True, metavar="PATH", help="folder of a trained model")
+    p.add_argument("--pages", metavar="1-3,7", help="pages to show, of every file (default: all)")
+    p.add_argument("--max_new_tokens", type=int, default=256, help="most tokens of the answer")
+    add_page_options(p)
+    return p
+
+
+def main(argv: list[str]) -> int:
+    """Run the verb and return its exit code."""
+    options = parser().parse_args(argv)
+    check_page_options(options)
+    *files, question = options.words
+    if not files or Path(question).is_file():
+        raise UsageError(
+            f'the question is missing: it comes after the files, as in `parsit ask {options.words[0]} "…?"`'
+        )
+
+    from parsit.parse.pages import PageFile
+    from parsit.parse.selection import parse_selection
+
+    selection = parse_selection(options.pages) if options.pages is not None else None
+    for file in files:
+        with PageFile(Path(file)) as opened:
+            opened.numbers(selection)
+    reader = load_reader(options.model, options.device)
+    how = {"pages": selection, "max_new_tokens": options.max_new_tokens, "dpi": options.dpi}
+    [answer] = reader.answers([Path(file) for file in files], [question], **how)
+    print(answer.text)
+    if answer.flags:
+        report(f"the answer may not be whole: {', '.join(answer.flags)}")
+    return 0

@@ -1,0 +1,250 @@
+"""`parsit parse FILE…`: read PDFs and images into Markdown, JSON or text.
+
+The command line, the output names and every file are checked before torch is imported, so what
+cannot work is said at once. With several files one failure does not stop the others. A result is
+written under another name beside its place and renamed, so a file that exists is whole.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from parsit.cli.parser import Parser
+from parsit.types import Document, InputError, Page, ParsitError, UsageError
+
+FORMATS: dict[str, Callable[[Document], str]] = {
+    "md": Document.to_markdown,
+    "json": Document.to_json,
+    "txt": Document.to_text,
+}
+MIN_DPI, MAX_DPI = 10, 2400
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One file to be read, the number of pages to be read in it, and where the result goes (None: stdout)."""
+
+    file: Path
+    page_count: int
+    out: Path | None
+
+
+def parser() -> Parser:
+    """The verb's command line."""
+    p = Parser("parsit parse", "Read PDFs and images (PNG, JPEG, TIFF, WebP …) into Markdown, JSON or text.")
+    p.add_argument("files", nargs="+", metavar="FILE", help="PDF or image; its content says which")
+    p.add_argument("--model", required=True, metavar="PATH", help="folder of a trained model")
+    p.add_argument("--pages", metavar="1-3,7", help="pages to read, of every file (default: all)")
+    p.add_argument("--format", choices=list(FORMATS), help="output format (default: by the suffix of --out, else md)")
+    p.add_argument("--out", metavar="PATH", help="file to write; with several files a folder (default: stdout)")
+    p.add_argument("--prompt", help="what to say to the model after each image (default: the model's own prompt)")
+    p.add_argument("--split", choices=["page", "lines"], help="what the model sees at a time (default: as trained)")
+    p.add_argument("--max_new_tokens", type=int, help="most tokens per image (default: 2048 a page, 96 a line)")
+    add_page_options(p)
+    return p
+
+
+def add_page_options(p: Parser) -> None:
+    """The options that `parse` and `ask` share."""
+    p.add_argument("--dpi", type=float, default=150.0, help="dots per inch at which PDF pages are drawn")
+    p.add_argument("--device", help="torch device such as cpu or cuda:0 (default: the best there is)")
+
+
+def main(argv: list[str]) -> int:
+    """Run the verb and return its exit code: 1 if a file or a page failed."""
+    options = parser().parse_args(argv)
+    check_page_options(options)
+    files = [Path(file) for file in options.files]
+    check_target(options.out, len(files))
+    suffix = output_format(options.format, options.out, len(files))
+    outs = output_paths(files, options.out, suffix)
+
+    from parsit.parse.selection import parse_selection
+
+    selection = parse_selection(options.pages) if options.pages is not None else None
+    jobs = check_files(files, outs, selection)
+    if not jobs:
+        return 1
+    reader = load_reader(options.model, options.device)
+    how = {"pages": selection, "prompt": options.prompt, "split": options.split, "dpi": options.dpi}
+    how |= {"max_new_tokens": options.max_new_tokens, "on_error": "keep"}
+    documents = [read(reader, job, FORMATS[suffix], how) for job in jobs]
+    if options.out is None:
+        print_documents([document for document in documents if document], suffix, len(files))
+    whole = all(document and not any(page.error for page in document.pages) for document in documents)
+    return 0 if whole and len(jobs) == len(files) else 1
+
+
+def check_page_options(options: Any) -> None:
+    """Refuse numbers that make no sense.
+
+    Raises:
+        UsageError: `--dpi` or `--max_new_tokens` is out of range.
+    """
+    if not MIN_DPI <= options.dpi <= MAX_DPI:
+        raise UsageError(f"--dpi {options.dpi:g} is outside {MIN_DPI} to {MAX_DPI}")
+    if options.max_new_tokens is not None and options.max_new_tokens < 1:
+        raise UsageError(f"--max_new_tokens {options.max_new_tokens} leaves no room for a token; give 1 or more")
+
+
+def check_target(out: str | None, file_count: int) -> None:
+    """Check that `--out` can be what it has to be: a file for one file, a folder for several.
+
+    Raises:
+        UsageError: It is the other one, or the folder it would be written in is missing.
+    """
+    if out is None:
+        return
+    target = Path(out)
+    if file_count > 1 and target.exists() and not target.is_dir():
+        raise UsageError(f"--out {out} is a file; with several files it must be a folder")
+    if file_count == 1 and target.is_dir():
+        raise UsageError(f"--out {out} is a folder; name the file to be written in it")
+    if file_count == 1 and not target.parent.is_dir():
+        raise UsageError(f"--out {out}: there is no folder {target.parent}")
+
+
+def output_format(named: str | None, out: str | None, file_count: int) -> str:
+    """The output format: as named, or by the suffix of the one file that is written, or Markdown.
+
+    Raises:
+        UsageError: The suffix stands for no known format.
+    """
+    if named or out is None or file_count > 1:
+        return named or "md"
+    suffix = Path(out).suffix.removeprefix(".").lower()
+    if suffix not in FORMATS:
+        raise UsageError(f"--out {out}: no known format has the suffix {suffix!r}; say --format md, json or txt")
+    return suffix
+
+
+def output_paths(files: list[Path], out: str | None, suffix: str) -> list[Path | None]:
+    """Where each file's result goes.
+
+    Raises:
+        UsageError: Two results would have one name, or a result would overwrite an input.
+    """
+    if out is None:
+        return [None] * len(files)
+    target = Path(out)
+    outs = [target] if len(files) == 1 else [target / f"{file.stem}.{suffix}" for file in files]
+    for position, path in enumerate(outs):
+        if path in outs[:position]:
+            twin = files[outs.index(path)]
+            raise UsageError(f"{twin} and {files[position]} would both be written to {path}; read them one by one")
+        if path.resolve() in [file.resolve() for file in files]:
+            raise UsageError(f"--out would overwrite the input {path}")
+    return list(outs)
+
+
+def check_files(files: list[Path], outs: list[Path | None], selection: Any) -> list[Job]:
+    """Open every file and count its pages; says on stderr which cannot be read and leaves those out."""
+    from parsit.parse.pages import PageFile
+
+    jobs = []
+    for file, out in zip(files, outs, strict=True):
+        try:
+            with PageFile(file) as opened:
+                jobs.append(Job(file, len(opened.numbers(selection)), out))
+        except InputError as error:
+            report(error)
+    return jobs
+
+
+def load_reader(model: str, device: str | None) -> Any:
+    """The `Reader` of a model; torch is imported here, once there is known to be a model.
+
+    Raises:
+        InputError: There is no model, or it cannot be loaded.
+    """
+    from parsit.parse.locate import find_model
+
+    folder = find_model(model)
+
+    from parsit.cli.console import quiet_libraries
+    from parsit.parse.engine import load_engine
+    from parsit.parse.reader import Reader
+
+    quiet_libraries()
+    return Reader(load_engine(folder, device=device))
+
+
+def read(reader: Any, job: Job, form: Callable[[Document], str], how: dict[str, Any]) -> Document | None:
+    """Read one file and write the result if it goes to a file; None if that failed, which is then said."""
+    try:
+        with progress(job) as advance:
+            document = reader.parse(job.file, on_page=advance, **how)
+        if job.out:
+            write_whole(job.out, form(document))
+        return document
+    except ParsitError as error:
+        report(error)
+        return None
+
+
+@contextmanager
+def progress(job: Job) -> Iterator[Callable[[Page], None]]:
+    """A bar on stderr that a call per page moves on, if stderr is a terminal; says which pages fail."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("pages")
+    times = TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn()
+    console = Console(stderr=True)
+    with Progress(*columns, *times, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(job.file.name, total=job.page_count)
+
+        def advance(page: Page) -> None:
+            bar.advance(task)
+            if page.error:
+                report(f"{job.file}, page {page.number}: {page.error}")
+
+        yield advance
+
+
+def print_documents(documents: list[Document], suffix: str, file_count: int) -> None:
+    """Write the results to stdout as UTF-8: one as it is; of several, JSON as an array, the others named."""
+    if suffix == "json" and file_count > 1:
+        text = "[\n" + ",\n".join(document.to_json().rstrip() for document in documents) + "\n]\n"
+    elif suffix == "md" and file_count > 1:
+        text = "\n".join(f"<!-- file {document.source} -->\n\n{document.to_markdown()}" for document in documents)
+    else:
+        text = "\f".join(FORMATS[suffix](document) for document in documents)
+    sys.stdout.buffer.write(text.encode())
+    sys.stdout.flush()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is there with all its text or not at all.
+
+    Raises:
+        ParsitError: It cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            beside.write_bytes(text.encode())
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise ParsitError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def report(problem: ParsitError | str) -> None:
+    """One line on stderr."""
+    print(f"parsit: {problem}", file=sys.stderr)

@@ -1,0 +1,90 @@
+"""Where there is ink on a page, and whether there is any to read.
+
+Ink is what differs from the paper around it, darker or lighter, by more than the page's own noise.
+The paper is the median of each block of 64 × 64 pixels, so a grey page, uneven light and a coloured
+background are all paper. Given up: dark text that fills more than half of a block (poster type)
+shows as its outline, or inverted.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Mask = NDArray[np.bool_]  # [height, width]
+
+BLOCK = 64  # pixels; at 72 to 300 dpi larger than a stroke and smaller than a paragraph
+MIN_CONTRAST = 24  # grey levels of 255; light grey print has about 50, show-through of a rear page about 20
+
+# A mark to be read has at least this much ink inside some window: a digit of 8 pt at 100 dpi has
+# about 25 pixels; dust has 1 to 6, and a streak one pixel wide, as a speck on a scanner's glass
+# leaves it, has 8.
+WINDOW = 8
+MIN_INK_IN_WINDOW = 10
+RULE_SHARE = 0.05  # of the page's width: a straight run of ink this long is a ruling line, no glyph
+RULE_FILL = 0.9  # of such a run is ink; the rest is noise
+EDGE_SHARE = 0.02  # of the page's shorter side: shadows at the edge of a scan are not looked at
+
+
+def ink_mask(image: Image.Image) -> Mask:
+    """bool[height, width]: True where a pixel differs clearly from the paper around it."""
+    grey = np.asarray(image.convert("L"), dtype=np.int16)
+    height, width = grey.shape
+    padded = np.pad(grey, ((0, -height % BLOCK), (0, -width % BLOCK)), mode="edge")
+    rows, columns = padded.shape[0] // BLOCK, padded.shape[1] // BLOCK
+    blocks = padded.reshape(rows, BLOCK, columns, BLOCK)
+    paper = np.median(blocks.transpose(0, 2, 1, 3).reshape(rows, columns, -1), axis=2).astype(np.int16)
+    contrast = np.abs(blocks - paper[:, None, :, None]).reshape(padded.shape)[:height, :width]
+    return contrast > max(MIN_CONTRAST, 5 * _noise(contrast))
+
+
+def is_blank(image: Image.Image) -> bool:
+    """Whether a page holds nothing to read: no mark with more ink than dust, streaks and noise have.
+
+    A lone page number, a ruled line of 2 pixels, a stamp or a photo make a page not blank: when in
+    doubt the model is asked.
+    """
+    ink = ink_mask(image)
+    edge = round(EDGE_SHARE * min(ink.shape))
+    ink = ink[edge : ink.shape[0] - edge, edge : ink.shape[1] - edge]
+    marks = without_specks(ink)
+    window = min(WINDOW, *marks.shape)
+    return int(_window_sums(marks, window).max(initial=0)) < MIN_INK_IN_WINDOW
+
+
+def without_specks(ink: Mask) -> Mask:
+    """The mask less every pixel that has fewer than two others among its eight neighbours."""
+    return ink & (_window_sums(np.pad(ink, 1), 3) >= 3)
+
+
+def without_rules(ink: Mask) -> Mask:
+    """The ink less ruling lines: long straight runs and the pixel beside them, where their edge is blurred.
+
+    Upright runs must be twice as long: the l of a title is long, too.
+    """
+    length = max(40, round(RULE_SHARE * ink.shape[1]))
+    return ink & ~_on_long_runs(ink, length) & ~_on_long_runs(ink.T, 2 * length).T
+
+
+def _noise(contrast: NDArray[np.int16]) -> float:
+    """Standard deviation of the paper's grey, from the median deviation (1.4826 × MAD for a normal one)."""
+    return 1.4826 * float(np.median(contrast[::3, ::3]))
+
+
+def _window_sums(mask: Mask, side: int) -> NDArray[np.int32]:
+    """int32[height - side + 1, width - side + 1]: how many pixels are set in each square window."""
+    sums = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), dtype=np.int32)
+    np.cumsum(np.cumsum(mask, axis=0, dtype=np.int32), axis=1, out=sums[1:, 1:])
+    return sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+
+
+def _on_long_runs(ink: Mask, length: int) -> Mask:
+    """Pixels on or one row beside a horizontal run of `length` pixels, a tenth of which may be missing."""
+    if ink.shape[1] < length:
+        return np.zeros_like(ink)
+    sums = np.cumsum(np.pad(ink, ((0, 0), (1, 0))), axis=1, dtype=np.int32)
+    starts = np.pad(sums[:, length:] - sums[:, :-length] >= RULE_FILL * length, ((1, 1), (length, length - 1)))
+    covered = np.cumsum(starts, axis=1, dtype=np.int32)
+    run = covered[:, length:] > covered[:, :-length]
+    return run[1:-1] | run[:-2] | run[2:]

@@ -1,0 +1,110 @@
+"""The process that opens PDFs: a script of its own, started by `parsit.parse.pdf` and never imported.
+
+PDFium reads hostile files in C++, so it may hang, run out of memory or crash; here that ends this
+process and not the caller's. Requests come in as JSON lines on stdin; each is answered by one JSON
+line and as many bytes as its `size` says. Plain numbers and bytes, no pickle: a worker that a file
+has taken over must not be able to run code in its parent. Only the standard library, pypdfium2 and
+Pillow are imported, so a restart takes about a tenth of a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pypdfium2 as pdfium
+
+POINTS_PER_INCH = 72
+
+
+class Worker:
+    """One open PDF and the answers to requests about it."""
+
+    def __init__(self) -> None:
+        self.pdf: pdfium.PdfDocument | None = None
+
+    def open(self, path: str) -> tuple[dict[str, Any], bytes]:
+        """Open a file; answers its number of pages."""
+        self.pdf = pdfium.PdfDocument(path)
+        self.pdf.init_forms()  # so that what was typed into form fields is drawn
+        return {"pages": len(self.pdf)}, b""
+
+    def render(self, page: int, dpi: float, max_pixels: int) -> tuple[dict[str, Any], bytes]:
+        """Draw a page (from 0) as RGB bytes, at fewer dpi than asked for if it had too many pixels."""
+        assert self.pdf is not None
+        with contextlib.closing(self.pdf[page]) as opened:
+            width, height = opened.get_size()
+            scale = min(dpi / POINTS_PER_INCH, math.sqrt(max_pixels / (width * height)))
+            scale *= 1 - 1e-9  # sizes are rounded up, and 11 inches at 150 dpi are not 1651 pixels
+            while math.ceil(width * scale) * math.ceil(height * scale) > max_pixels:
+                scale *= 0.99
+            with contextlib.closing(opened.render(scale=scale, rev_byteorder=True)) as bitmap:
+                image = bitmap.to_pil().convert("RGB")
+        return {"width": image.width, "height": image.height, "dpi": scale * POINTS_PER_INCH}, image.tobytes()
+
+    def text(self, page: int) -> tuple[dict[str, Any], bytes]:
+        """The text layer of a page (from 0), as UTF-8."""
+        assert self.pdf is not None
+        with contextlib.closing(self.pdf[page]) as opened, contextlib.closing(opened.get_textpage()) as layer:
+            return {}, layer.get_text_range().encode("utf-8", errors="replace")
+
+
+def answer(worker: Worker, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """Do one request; what goes wrong becomes an answer with `error` and, from PDFium, its `code`."""
+    do = {"open": worker.open, "render": worker.render, "text": worker.text}[request.pop("do")]
+    try:
+        return do(**request)
+    except MemoryError:
+        return {"error": "not enough memory"}, b""
+    except pdfium.PdfiumError as error:
+        return {"error": str(error), "code": error.err_code}, b""
+    except OSError as error:
+        return {"error": error.strerror or str(error)}, b""
+
+
+def limit_memory(max_bytes: int) -> None:
+    """Cap this process's address space, where the platform can."""
+    try:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (max_bytes, max_bytes))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    except (ImportError, ValueError, OSError) as error:  # Windows has no such module, macOS no such limit
+        print(f"no memory limit: {error}", file=sys.stderr)
+
+
+def private_output() -> BinaryIO:
+    """The pipe to the parent, out of reach of a library that prints on stdout."""
+    output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    return output
+
+
+def main(max_memory_bytes: int) -> None:
+    """Answer requests until stdin ends."""
+    output = private_output()
+    limit_memory(max_memory_bytes)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
+    worker = Worker()
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        deadline_s = math.ceil(request.pop("timeout_s")) + 5
+        if hasattr(signal, "alarm"):
+            signal.alarm(deadline_s)  # the default action ends a process whose parent died while it hung
+        header, payload = answer(worker, request)
+        output.write(json.dumps({**header, "size": len(payload)}).encode() + b"\n")
+        output.write(payload)
+        output.flush()
+        if hasattr(signal, "alarm"):
+            signal.alarm(0)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,61 @@
+"""The wheel holds all that the code reads, and runs from where it is installed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    tree = folder / "tree"  # a copy: setuptools leaves a build folder whose old files would go into the next wheel
+    shutil.copytree(ROOT / "src", tree / "src", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(tree)]
+    subprocess.run(command, check=True, capture_output=True)
+    return next(folder.glob("*.whl"))
+
+
+def test_the_wheel_holds_every_file_of_the_package(wheel):
+    held = set(zipfile.ZipFile(wheel).namelist())
+    source = ROOT / "src"
+    wanted = {
+        path.relative_to(source).as_posix()
+        for path in (source / "parsit").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert wanted - held == set()
+    assert "parsit/py.typed" in held
+
+
+def test_the_installed_wheel_runs_from_there(wheel, tmp_path):
+    target = tmp_path / "site"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), str(wheel)]
+    subprocess.run(install, check=True, capture_output=True)
+    environment = {**os.environ, "PYTHONPATH": str(target)}
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, *arguments], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout
+
+    assert Path(run("-c", "import parsit; print(parsit.__file__)").strip()).is_relative_to(target)
+    assert '"projector": 6561792' in run("-m", "parsit.cli", "info", "qwen3-1.7b", "--json")
+    made = run("-m", "parsit.cli", "data", "synth", "--out", "docs", "--pages", "1", "--workers", "1")
+    assert (tmp_path / "docs" / "synth.json").is_file(), made
+    shipped = "from parsit import hf; print(len(hf.shipped_tokenizer('tiny')))"
+    assert run("-c", shipped).strip() == "4096"
+    parsit = target / "bin" / "parsit"
+    assert subprocess.run(
+        [sys.executable, parsit, "--version"], env=environment, check=True, capture_output=True
+    ).stdout

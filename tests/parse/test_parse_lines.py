@@ -1,0 +1,161 @@
+"""Line boxes against what PDFium knows about typeset pages: where each character is, and in what order."""
+
+from pathlib import Path
+
+import numpy as np
+import pypdfium2 as pdfium
+import pytest
+from PIL import Image, ImageDraw
+
+from parsit.parse.lines import line_pieces, split_lines
+from parsit.parse.pages import PageFile
+
+DPI = 150
+
+
+def drawn(path: Path, number: int = 1) -> Image.Image:
+    with PageFile(path, dpi=DPI) as file:
+        return file.page(number).image
+
+
+def lines_of(path: Path, number: int = 1) -> list[list[tuple[str, float, float]]]:
+    """PDFium's lines: each character that is not a space with the pixel in the middle of its box."""
+    with pdfium.PdfDocument(path) as pdf:
+        page = pdf[number - 1]
+        text, height, scale = page.get_textpage(), page.get_height(), DPI / 72
+        lines: list[list[tuple[str, float, float]]] = [[]]
+        for index in range(text.count_chars()):
+            character = text.get_text_range(index, 1)
+            if character in ("\r", "\n", "\r\n", "\x02", "\ufffe"):
+                lines.append([])
+            elif character.strip():
+                left, bottom, right, top = text.get_charbox(index)
+                lines[-1].append((character, (left + right) / 2 * scale, (height - (top + bottom) / 2) * scale))
+    return [line for line in lines if line]
+
+
+def read_through(boxes, path: Path, number: int = 1) -> list[str]:
+    """What a perfect model would read in each box: the characters whose middle lies inside."""
+    characters = [character for line in lines_of(path, number) for character in line]
+    return ["".join(c for c, x, y in characters if b.x0 <= x < b.x1 and b.y0 <= y < b.y1) for b in boxes]
+
+
+def texts(path: Path, number: int = 1) -> list[str]:
+    return ["".join(c for c, _, _ in line) for line in lines_of(path, number)]
+
+
+def test_headings_and_two_columns(report):
+    read = read_through(split_lines(drawn(report, 1)), report, 1)
+    assert read == texts(report, 1)
+    assert len(read) > 60
+
+
+def test_tables_fields_and_lists_are_read_row_by_row(report):
+    read = read_through(split_lines(drawn(report, 2)), report, 2)
+    assert read[:7] == ["Invoice4711", "Item", "Quantity", "Price", "Screws,zinc-plated", "12", "3.40"]
+    assert read[13:17] == ["Name:", "AdaLovelace", "Date:", "12March2021"]
+    assert "".join(read) == "".join(texts(report, 2))
+
+
+def test_an_empty_page_has_no_lines_and_a_page_number_is_one(report):
+    assert split_lines(drawn(report, 3)) == []
+    assert read_through(split_lines(drawn(report, 4)), report, 4) == ["4"]
+
+
+def test_three_columns_of_different_leading(typeset):
+    words = "Several words of plain running text that fill up their column in every line of it. " * 9
+    parts = ", ".join(f"par(leading: {leading}em)[{words}]" for leading in (0.5, 0.65, 0.8))
+    path = typeset(f'#set page(paper: "a4")\n#set text(size: 9pt)\n#grid(columns: (1fr,) * 3, gutter: 24pt, {parts})')
+    assert "".join(read_through(split_lines(drawn(path)), path)) == "".join(words.split()) * 3
+
+
+def test_accents_descenders_and_dots_belong_to_their_line(typeset):
+    lines = ["ÄÖÜ Ångström É", "iiiii", "gypqj", "nnn", "Größe: 5½ …", "x = y"]
+    path = typeset('#set page(paper: "a5")\n#set text(hyphenate: false)\n' + " \\\n".join(lines))
+    assert read_through(split_lines(drawn(path)), path) == ["".join(line.split()) for line in lines]
+
+
+@pytest.mark.parametrize("points", [18, 24, 28])
+def test_a_large_title_is_one_line(typeset, points):
+    body = "Running text of the usual size, in a few lines that set the height of a line. " * 4
+    path = typeset(f'#set page(paper: "a5")\n#text(size: {points}pt)[Gypsy jig, Hlflk]\n\n#text(size: 9pt)[{body}]')
+    assert read_through(split_lines(drawn(path)), path)[0] == "Gypsyjig,Hlflk"
+
+
+def test_lines_that_touch_are_parted(typeset):
+    # Descenders reach as low as the next line's ascenders: no row between the lines is empty.
+    lines = ["a very long line with a single p in it", "another with one h under the p of the first", "end of it"]
+    path = typeset('#set page(paper: "a6", flipped: true)\n#set par(leading: 0.22em)\n' + " \\\n".join(lines))
+    image = drawn(path)
+    ink_rows = (np.asarray(image.convert("L")) < 200).any(axis=1)
+    first, last = np.flatnonzero(ink_rows)[[0, -1]]
+    assert ink_rows[first:last].all()
+    assert len(split_lines(image)) == 3
+
+
+@pytest.mark.parametrize("degrees", [-0.4, 0.4])
+def test_a_slight_skew_is_borne(report, degrees):
+    turned = drawn(report, 1).rotate(degrees, Image.Resampling.BICUBIC, fillcolor="white")
+    straight, skewed = split_lines(drawn(report, 1)), split_lines(turned)
+    assert abs(len(skewed) - len(straight)) <= 0.1 * len(straight)
+
+
+def test_scanner_noise_is_borne(report):
+    clean = drawn(report, 2)
+    rng = np.random.default_rng(0)
+    noisy = np.clip(np.asarray(clean) + rng.normal(0, 10, (*clean.size[::-1], 1)), 0, 255).astype(np.uint8)
+    noisy[rng.random(clean.size[::-1]) < 0.001] = 0
+    assert read_through(split_lines(Image.fromarray(noisy)), report, 2) == read_through(split_lines(clean), report, 2)
+
+
+@pytest.mark.parametrize("max_aspect", [4, 9, 14])
+def test_pieces_are_narrow_and_lose_nothing(report, max_aspect):
+    image = drawn(report, 1)
+    boxes = split_lines(image, max_aspect=max_aspect)
+    assert max((box.x1 - box.x0) / (box.y1 - box.y0) for box in boxes) <= max_aspect
+    whole = split_lines(image)
+    lines = line_pieces(image, max_aspect=max_aspect)
+    assert len(lines) == len(whole)
+    for pieces, line in zip(lines, whole, strict=True):
+        assert (pieces[0].x0, pieces[0].y0, pieces[-1].x1, pieces[-1].y1) == line
+    ink = np.asarray(image.convert("L")) < 128
+    covered = np.zeros_like(ink)
+    for box in boxes:
+        covered[box.y0 : box.y1, box.x0 : box.x1] = True
+    assert not (ink & ~covered).any()
+
+
+def test_pieces_end_between_words(report):
+    with pdfium.PdfDocument(report) as pdf:
+        text = pdf[0].get_textpage().get_text_range()
+    words = text.replace("\ufffe", " ").split()  # PDFium's mark for a hyphen at the end of a line
+    read = read_through(split_lines(drawn(report, 1), max_aspect=9), report, 1)
+    assert "".join(read) == "".join(words)  # so that a piece ends at a word's end if the counts agree
+    word_ends = set(np.cumsum([len(word) for word in words]).tolist())
+    piece_ends = np.cumsum([len(piece) for piece in read]).tolist()
+    assert np.mean([end in word_ends for end in piece_ends]) > 0.97
+    assert np.percentile([len(piece) for piece in read], 95) <= 24
+
+
+def test_ink_without_a_gap_is_cut_all_the_same():
+    image = Image.new("RGB", (900, 60), "white")
+    draw = ImageDraw.Draw(image)
+    for x in range(20, 880, 2):  # a hatched bar, closed by dots between its strokes
+        draw.line((x, 20, x, 40), fill="black")
+        draw.point((x + 1, 30), fill="black")
+    boxes = split_lines(image, max_aspect=3)
+    assert len(boxes) > 5
+    assert max((box.x1 - box.x0) / (box.y1 - box.y0) for box in boxes) <= 3
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (70, 20)])
+def test_small_images(size):
+    assert split_lines(Image.new("RGB", size, "white")) == []
+
+
+def test_boxes_stay_inside_the_image():
+    image = Image.new("RGB", (200, 30), "white")
+    ImageDraw.Draw(image).text((0, 0), "at the very edge of it", fill="black", font_size=24)
+    for box in split_lines(image):
+        assert 0 <= box.x0 < box.x1 <= 200
+        assert 0 <= box.y0 < box.y1 <= 30
