@@ -27,7 +27,7 @@ class Engine:
         widths = [image.source.width for image in turn.images]
         if widths == [333]:
             raise ParsitError("this image is too much")
-        return Generation(f"{turn.text} {widths} ünï", 3, FLAGS)
+        return Generation(f"{turn.text.strip()} {widths} ünï", 3, FLAGS)
 
 def load_engine(path, device=None):
     print("model loaded", file=sys.stderr)

@@ -173,7 +173,7 @@ def test_a_question_sees_all_pages_in_one_conversation(five_pages, tmp_path):
 def test_questions_are_asked_in_batches(five_pages):
     engine = Describing(answer=lambda turn: Generation(turn.text.upper(), 1, ("truncated",)))
     answers = Reader(engine).answers(five_pages, ["a", "b", "c"], pages="2")
-    assert [answer.text for answer in answers] == ["A", "B", "C"]
+    assert [answer.text for answer in answers] == ["\nA", "\nB", "\nC"]
     assert answers[0].flags == ("truncated",)
     assert [len(batch) for batch in engine.batches] == [2, 1]
 
