@@ -55,13 +55,13 @@ def test_pad_mode_is_one_square_tile():
     assert tiles[0, :, :8].abs().max() < 0.01
 
 
-def test_count_tokens_from_headers_equals_the_encoded_length(processor, picture):
+def test_counts_from_headers_equal_what_is_encoded(processor, picture):
     turns = (
         Turn("user", (ImageRef(picture(90, 40)), "and", ImageRef(picture(20, 70, name="b.png")))),
         Turn("assistant", ("done",)),
     )
     features = processor.encode(turns)
-    assert processor.count_tokens(turns) == len(features.input_ids)
+    assert processor.count(turns) == (len(features.input_ids), len(features.pixel_values))
     layout = processor.image_processor.layout
     expected = layout.num_image_tokens(90, 40) + layout.num_image_tokens(20, 70)
     assert int((features.input_ids == processor.chat_tokens.image).sum()) == expected

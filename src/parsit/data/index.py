@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parsit.processing.images import image_size
 from parsit.processing.processor import ParsitProcessor
 from parsit.types import InputError, Sample
 
@@ -47,11 +46,9 @@ def build_index(
     """
     num_tokens = np.zeros(len(samples), np.int64)
     num_tiles = np.zeros(len(samples), np.int64)
-    layout = processor.image_processor.layout
     for row, sample in enumerate(samples):
         try:
-            num_tokens[row] = processor.count_tokens(sample.turns)
-            num_tiles[row] = sum(layout.plan(*image_size(image.source)).num_tiles for image in sample.images)
+            num_tokens[row], num_tiles[row] = processor.count(sample.turns)
         except InputError as error:
             raise InputError(f"{sample.place}: {error}") from error
         if num_tokens[row] > model_max_length:

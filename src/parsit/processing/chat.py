@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from transformers import PreTrainedTokenizerBase
 
@@ -29,6 +30,8 @@ VISION_END = "<|vision_end|>"
 PAD_TOKEN = "<|endoftext|>"
 
 IGNORE_INDEX = -100
+
+_SHORT = 40  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +156,7 @@ def _encode_turn(
     r"""Ids of "role\n" and of the content; only an assistant's header is tokenised apart from its content."""
     header = f"{turn.role}\n"
     if turn.role == "assistant":
-        return _text_ids(header, tokenizer), _content_ids("", turn, counts, tokenizer, tokens)
+        return list(_text_ids(header, tokenizer)), _content_ids("", turn, counts, tokenizer, tokens)
     return [], _content_ids(header, turn, counts, tokenizer, tokens)
 
 
@@ -169,7 +172,8 @@ def _content_ids(
             text = ""
         else:
             text += part
-    return ids + _text_ids(text, tokenizer)
+    ids += _text_ids(text, tokenizer)
+    return ids
 
 
 def _image_ids(count: int, tokens: ChatTokens) -> list[int]:
@@ -179,8 +183,18 @@ def _image_ids(count: int, tokens: ChatTokens) -> list[int]:
     return [tokens.vision_start, *placeholders, tokens.vision_end]
 
 
-def _text_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _text_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> Sequence[int]:
     """Ids of plain text, in which nothing is special."""
+    return _short_text_ids(text, tokenizer) if len(text) <= _SHORT else _any_text_ids(text, tokenizer)
+
+
+@lru_cache(maxsize=4096)
+def _short_text_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Headers and prompts come again in every sample, and a tokenizer's call costs far more than a short text."""
+    return tuple(_any_text_ids(text, tokenizer))
+
+
+def _any_text_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     if not text:
         return []
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]  # type: ignore[return-value]

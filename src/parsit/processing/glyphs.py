@@ -2,10 +2,10 @@
 
 A small tower trained from scratch with the language-model loss alone does not begin to read for
 tens of thousands of images: the signal has to find its way through the decoder first. Where the
-characters' boxes are known, each patch can be asked directly. A patch is divided into
-`SLOTS_PER_PATCH` columns, and each column's target is the character over its middle, so that
-order within a patch counts; a column where nothing stands is blank, and one that only grazes a
-line is not asked.
+characters' boxes are known, each patch can be asked directly. A patch is divided into columns of
+about `SLOT_WIDTH` pixels, and each column's target is the character over its middle, so that order
+within a patch counts; a column where nothing stands is blank, and one that only grazes a line is
+not asked.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from parsit.tiling import ImageLayout
 from parsit.types import GlyphBox
 
-SLOTS_PER_PATCH = 4
+SLOT_WIDTH = 4
 BLANK = 0
 OTHER = 1
 NOT_ASKED = -100
@@ -31,6 +31,11 @@ _CLASS_OF = {glyph: index + 2 for index, glyph in enumerate(GLYPHS)}
 _ENOUGH, _GRAZES = 0.5, 0.1
 
 
+def slots_per_patch(patch_size: int) -> int:
+    """Columns into which a patch is divided."""
+    return max(1, patch_size // SLOT_WIDTH)
+
+
 def glyph_targets(glyphs: Sequence[GlyphBox], size: tuple[int, int], layout: ImageLayout) -> torch.Tensor:
     """Targets of one image.
 
@@ -40,7 +45,7 @@ def glyph_targets(glyphs: Sequence[GlyphBox], size: tuple[int, int], layout: Ima
         layout: the model's layout.
 
     Returns:
-        `int[num_tiles, patches_per_side², SLOTS_PER_PATCH]`, the overview tile (too coarse to tell
+        `int[num_tiles, patches_per_side², slots_per_patch]`, the overview tile (too coarse to tell
         glyphs apart) not asked.
     """
     plan = layout.plan(*size)
@@ -49,8 +54,9 @@ def glyph_targets(glyphs: Sequence[GlyphBox], size: tuple[int, int], layout: Ima
     scale_x, scale_y = plan.resized[0] / size[0], plan.resized[1] / size[1]
     left = (columns * layout.image_size - plan.resized[0]) // 2
     top = (rows * layout.image_size - plan.resized[1]) // 2
-    slot_width = layout.patch_size / SLOTS_PER_PATCH
-    targets_HW = torch.full((rows * side, columns * side * SLOTS_PER_PATCH), BLANK)
+    slots = slots_per_patch(layout.patch_size)
+    slot_width = layout.patch_size / slots
+    targets_HW = torch.full((rows * side, columns * side * slots), BLANK)
     for glyph in glyphs:
         first = max(0, math.ceil((glyph.x0 * scale_x + left) / slot_width - 0.5))
         last = math.ceil((glyph.x1 * scale_x + left) / slot_width - 0.5)
@@ -63,8 +69,8 @@ def glyph_targets(glyphs: Sequence[GlyphBox], size: tuple[int, int], layout: Ima
                 targets_HW[row, first:last] = _CLASS_OF.get(glyph.text, OTHER)
             elif share > _GRAZES:
                 targets_HW[row, first:last] = NOT_ASKED
-    blocks = targets_HW.view(rows, side, columns, side, SLOTS_PER_PATCH).permute(0, 2, 1, 3, 4)
-    tiles = blocks.reshape(rows * columns, side * side, SLOTS_PER_PATCH)
+    blocks = targets_HW.view(rows, side, columns, side, slots).permute(0, 2, 1, 3, 4)
+    tiles = blocks.reshape(rows * columns, side * side, slots)
     if plan.grid == (0, 0) or not plan.overview:
         return tiles
     return torch.cat([torch.full_like(tiles[:1], NOT_ASKED), tiles])

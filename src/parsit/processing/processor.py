@@ -119,9 +119,16 @@ class ParsitProcessor(ProcessorMixin):
         (folder / "chat_template.jinja").write_text(str(self.chat_template), encoding="utf-8")
         return sorted(str(path) for path in folder.iterdir())
 
-    def count_tokens(self, turns: Sequence[Turn]) -> int:
-        """Length of the conversation in tokens, from the images' headers alone."""
-        return len(encode_chat(turns, self._image_token_counts(turns), self.tokenizer, self.chat_tokens).input_ids)
+    def count(self, turns: Sequence[Turn]) -> tuple[int, int]:
+        """(tokens, tiles) of the conversation, from its text and its images' headers alone.
+
+        Raises:
+            InputError: an image without a readable header.
+        """
+        layout = self.image_processor.layout
+        plans = [layout.plan(*image_size(image.source)) for turn in turns for image in turn.images]
+        chat = encode_chat(turns, [plan.num_tokens for plan in plans], self.tokenizer, self.chat_tokens)
+        return len(chat.input_ids), sum(plan.num_tiles for plan in plans)
 
     def encode(self, turns: Sequence[Turn], add_generation_prompt: bool = False, with_glyphs: bool = False) -> Features:
         """One conversation to tensors.
@@ -146,10 +153,6 @@ class ParsitProcessor(ProcessorMixin):
             image_sizes=torch.tensor([[image.height, image.width] for image in images]).view(-1, 2),
             glyph_targets=_glyph_targets(references, images, layout) if with_glyphs and images else None,
         )
-
-    def _image_token_counts(self, turns: Sequence[Turn]) -> list[int]:
-        layout = self.image_processor.layout
-        return [layout.num_image_tokens(*image_size(image.source)) for turn in turns for image in turn.images]
 
     def __call__(  # type: ignore[override]
         self, images: Any = None, text: str | list[str] | None = None, return_tensors: str | None = "pt", **_: Any

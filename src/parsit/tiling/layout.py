@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 PATCH_MERGE_TYPES = ("flat", "spatial", "spatial_unpad", "spatial_nobase", "spatial_unpad_nobase")
 POOL_MODES = ("average", "max", "bilinear")
@@ -131,15 +131,10 @@ class ImageLayout:
         stride = self.mm_spatial_pool_stride
         return math.ceil(side / stride) if self.mm_spatial_pool_mode == "bilinear" else side // stride
 
-    @cached_property
+    @property
     def resolutions(self) -> tuple[tuple[int, int], ...]:
         """The (width, height) that a grid may have, in pixels."""
-        pinpoints = self.image_grid_pinpoints
-        if isinstance(pinpoints, str):
-            return tuple((c * self.image_size, r * self.image_size) for c, r in _parse_grid_range(pinpoints))
-        if not pinpoints or any(side % self.image_size or side <= 0 for pair in pinpoints for side in pair):
-            raise ValueError(f"image_grid_pinpoints must be multiples of the tile size {self.image_size}: {pinpoints}")
-        return tuple((int(width), int(height)) for width, height in pinpoints)
+        return _resolutions(self.image_grid_pinpoints, self.image_size)
 
     def plan(self, width: int, height: int) -> ImagePlan:
         """The plan for an image of `width` x `height` pixels (after EXIF rotation).
@@ -154,6 +149,15 @@ class ImageLayout:
     def num_image_tokens(self, width: int, height: int) -> int:
         """Tokens that an image of this size becomes."""
         return self.plan(width, height).num_tokens
+
+
+@lru_cache
+def _resolutions(pinpoints: str | tuple[tuple[int, int], ...], image_size: int) -> tuple[tuple[int, int], ...]:
+    if isinstance(pinpoints, str):
+        return tuple((columns * image_size, rows * image_size) for columns, rows in _parse_grid_range(pinpoints))
+    if not pinpoints or any(side % image_size or side <= 0 for pair in pinpoints for side in pair):
+        raise ValueError(f"image_grid_pinpoints must be multiples of the tile size {image_size}: {pinpoints}")
+    return tuple((int(width), int(height)) for width, height in pinpoints)
 
 
 @lru_cache(maxsize=65536)

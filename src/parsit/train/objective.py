@@ -15,7 +15,7 @@ from torch import nn
 
 from parsit.model import ParsitForConditionalGeneration
 from parsit.processing.collate import Batch
-from parsit.processing.glyphs import NOT_ASKED, NUM_CLASSES, SLOTS_PER_PATCH
+from parsit.processing.glyphs import NOT_ASKED, NUM_CLASSES, slots_per_patch
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +44,15 @@ class Losses:
 class GlyphHead(nn.Module):
     """Tower features to characters: `float[N, P, D]` to `float[N, P, slots, classes]`."""
 
-    def __init__(self, vision_size: int) -> None:
+    def __init__(self, vision_size: int, patch_size: int) -> None:
         super().__init__()
+        self.slots = slots_per_patch(patch_size)
         self.norm = nn.LayerNorm(vision_size)
-        self.classify = nn.Linear(vision_size, SLOTS_PER_PATCH * NUM_CLASSES)
+        self.classify = nn.Linear(vision_size, self.slots * NUM_CLASSES)
 
     def forward(self, features_NPD: torch.Tensor) -> torch.Tensor:
         """Logits of each slot's character."""
-        return self.classify(self.norm(features_NPD)).unflatten(-1, (SLOTS_PER_PATCH, NUM_CLASSES))
+        return self.classify(self.norm(features_NPD)).unflatten(-1, (self.slots, NUM_CLASSES))
 
 
 class Objective(nn.Module):
@@ -61,7 +62,8 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
         self.glyph_loss_weight = glyph_loss_weight
-        self.glyph_head = GlyphHead(model.config.vision_config.hidden_size) if glyph_loss_weight else None
+        vision = model.config.vision_config
+        self.glyph_head = GlyphHead(vision.hidden_size, vision.patch_size) if glyph_loss_weight else None
 
     def forward(self, batch: Batch, counts: StepCounts) -> Losses:
         """The batch's losses, divided by the step's counts."""

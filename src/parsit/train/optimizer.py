@@ -1,9 +1,10 @@
-"""AdamW's groups and the learning rate of each step."""
+"""The optimizers' groups and the learning rate of each step."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,9 +15,10 @@ from parsit.train.parts import trainable
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Parameters with one learning rate and one weight decay, by name."""
+    """Parameters of one optimizer with one learning rate and one weight decay, by name."""
 
     name: str
+    optimizer: str
     learning_rate: float
     weight_decay: float
     parameters: dict[str, nn.Parameter]
@@ -26,7 +28,8 @@ def groups_of(objective: nn.Module, config: TrainConfig) -> list[Group]:
     """The trained parameters in groups, none of them empty.
 
     Vision tower and projector may have learning rates of their own; what has one dimension (norms,
-    biases, `image_newline`) is not decayed.
+    biases, `image_newline`) is not decayed. With `--optim muon` the matrices inside the layers are
+    Muon's; embeddings and output layers stay AdamW's, as its authors do it.
 
     Raises:
         ValueError: nothing is trained.
@@ -37,15 +40,22 @@ def groups_of(objective: nn.Module, config: TrainConfig) -> list[Group]:
         "language_model": config.learning_rate,
         "glyph_head": config.learning_rate,
     }
-    members: dict[tuple[str, bool], dict[str, nn.Parameter]] = {}
+    members: dict[tuple[str, str, bool], dict[str, nn.Parameter]] = {}
     for name, parameter in trainable(objective).items():
         decayed = parameter.ndim > 1 and "position_embedding" not in name
-        members.setdefault((_part_of(name), decayed), {})[name] = parameter
+        optimizer = "muon" if config.optim == "muon" and parameter.ndim == 2 and ".layers." in name else "adamw"
+        members.setdefault((_part_of(name), optimizer, decayed), {})[name] = parameter
     if not members:
         raise ValueError("no parameter is trained: check mm_tunable_parts")
     return [
-        Group(part + ("" if decayed else ".no_decay"), rates[part], config.weight_decay if decayed else 0.0, parameters)
-        for (part, decayed), parameters in members.items()
+        Group(
+            name=part + ("" if decayed else ".no_decay") + (".muon" if optimizer == "muon" else ""),
+            optimizer=optimizer,
+            learning_rate=rates[part],
+            weight_decay=config.weight_decay if decayed else 0.0,
+            parameters=parameters,
+        )
+        for (part, optimizer, decayed), parameters in members.items()
     ]
 
 
@@ -56,17 +66,28 @@ def _part_of(name: str) -> str:
     return "projector" if part in ("mm_projector", "image_newline") else part
 
 
-def build_optimizer(groups: list[Group], config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over the groups; the fused kernel, which CPU and CUDA both have."""
-    return torch.optim.AdamW(
-        [
-            {"params": list(g.parameters.values()), "lr": g.learning_rate, "weight_decay": g.weight_decay}
-            for g in groups
-        ],
-        betas=(config.adam_beta1, config.adam_beta2),
-        eps=config.adam_epsilon,
-        fused=True,
-    )
+def build_optimizers(groups: list[Group], config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """AdamW (the fused kernel, which CPU and CUDA both have) and, where groups ask for it, Muon."""
+    optimizers: list[torch.optim.Optimizer] = []
+    adamw = [_settings(group) for group in groups if group.optimizer == "adamw"]
+    if adamw:
+        betas = (config.adam_beta1, config.adam_beta2)
+        optimizers.append(torch.optim.AdamW(adamw, betas=betas, eps=config.adam_epsilon, fused=True))
+    muon = [_settings(group) for group in groups if group.optimizer == "muon"]
+    if muon:
+        # Scaled to AdamW's typical update (Liu et al. 2025, Moonlight, section 2.2): one learning rate serves both.
+        optimizers.append(torch.optim.Muon(muon, adjust_lr_fn="match_rms_adamw"))
+    return optimizers
+
+
+def _settings(group: Group) -> dict[str, Any]:
+    return {
+        "name": group.name,
+        "params": list(group.parameters.values()),
+        "lr": group.learning_rate,
+        "peak_lr": group.learning_rate,
+        "weight_decay": group.weight_decay,
+    }
 
 
 def learning_rate_factor(step: int, total_steps: int, config: TrainConfig) -> float:

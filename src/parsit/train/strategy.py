@@ -15,7 +15,7 @@ from torch import nn
 from parsit.config import TrainConfig
 from parsit.processing.collate import Batch
 from parsit.train.objective import Losses, Objective, StepCounts
-from parsit.train.optimizer import Group, build_optimizer
+from parsit.train.optimizer import Group, build_optimizers
 
 
 def pick_device() -> torch.device:
@@ -42,8 +42,7 @@ class SingleDevice:
         self.objective = objective.to(self.device)
         self.groups = groups
         self.max_grad_norm = config.max_grad_norm
-        self.optimizer = build_optimizer(groups, config)
-        self._peak_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.optimizers = build_optimizers(groups, config)
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
@@ -58,7 +57,7 @@ class SingleDevice:
 
     def clip(self) -> torch.Tensor:
         """The gradients' norm before clipping; they are clipped to `max_grad_norm` where that is not 0."""
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        parameters = [parameter for _, parameter in self._named()]
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.max_grad_norm and torch.isfinite(norm):
@@ -67,33 +66,44 @@ class SingleDevice:
 
     def step(self, factor: float) -> None:
         """One optimizer step at `factor` times the peak learning rates."""
-        for group, peak in zip(self.optimizer.param_groups, self._peak_rates, strict=True):
-            group["lr"] = peak * factor
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * factor
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
     @property
     def learning_rates(self) -> dict[str, float]:
         """The rate of each group in the last step."""
-        return {g.name: group["lr"] for g, group in zip(self.groups, self.optimizer.param_groups, strict=True)}
+        return {group["name"]: group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups}
 
     def optimizer_tensors(self) -> dict[str, torch.Tensor]:
-        """The optimizer's state by parameter name: `NAME/exp_avg`, `NAME/exp_avg_sq`, `NAME/step`."""
-        tensors = {}
-        for name, parameter in self._named():
-            for key, value in self.optimizer.state[parameter].items():
-                tensors[f"{name}/{key}"] = value
-        return tensors
+        """The optimizers' state by parameter name: `NAME/exp_avg`, `NAME/momentum_buffer`, `NAME/step`, …"""
+        return {
+            f"{name}/{key}": value
+            for name, parameter in self._named()
+            for optimizer in self.optimizers
+            for key, value in optimizer.state.get(parameter, {}).items()
+        }
 
     def load_optimizer_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
         """Put back what `optimizer_tensors` gave.
 
         Raises:
-            KeyError: a parameter that is trained now and has no state there.
+            KeyError: a parameter that is trained now and has no state there, or the other way round.
         """
-        for name, parameter in self._named():
-            state = {key: tensors[f"{name}/{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-            self.optimizer.state[parameter] = {key: value.to(self.device) for key, value in state.items()}
+        states: dict[str, dict[str, torch.Tensor]] = {}
+        for entry, value in tensors.items():
+            name, key = entry.rsplit("/", 1)
+            states.setdefault(name, {})[key] = value.to(self.device)
+        trained = dict(self._named())
+        for name in states.keys() ^ trained.keys():
+            raise KeyError(name)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                names = next(g.parameters for g in self.groups if g.name == group["name"])
+                for name, parameter in names.items():
+                    optimizer.state[parameter] = states[name]
 
     def _named(self) -> list[tuple[str, nn.Parameter]]:
         return [item for group in self.groups for item in group.parameters.items()]

@@ -1,0 +1,204 @@
+"""`make demo`: documents, a model from scratch, its scores, a PDF that it reads, a report. Under ten minutes on two cores.
+
+Every step is a verb of the command line, printed before it runs, so that each can be tried alone.
+Afterwards demo/ holds the data, the run (demo/run), what was read (demo/sample.md) and demo/report.html.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+DEMO = Path("demo")
+SEED = 0
+PAGES = 900
+EVALUATED = 300
+TRAINING_SECONDS = float(os.environ.get("PARSIT_DEMO_TRAINING_SECONDS", "285"))
+TIMED_STEPS, WARM_UP_STEPS = 24, 8
+MAX_NEW_TOKENS = 32
+
+steps: list[tuple[str, float]] = []
+
+
+@contextmanager
+def step(title: str) -> Iterator[None]:
+    """Announce a step and note how long it took."""
+    print(f"\n=== {title}", file=sys.stderr, flush=True)
+    started = time.perf_counter()
+    yield
+    steps.append((title, time.perf_counter() - started))
+
+
+def verb(*arguments: str) -> None:
+    """Run `parsit VERB …` in this process, shown as it would be typed."""
+    from parsit.cli.main import dispatch
+
+    print("$ parsit " + " ".join(arguments), file=sys.stderr, flush=True)
+    code = dispatch(list(arguments))
+    if code:
+        sys.exit(code)
+
+
+def train_arguments(data: Path, output_dir: Path, max_steps: int) -> list[str]:
+    """The command line of a training run."""
+    return ["train", "tiny", "--data", str(data), "--output_dir", str(output_dir), "--max_steps", str(max_steps)]
+
+
+def measured_steps(data: Path) -> int:
+    """As many steps as fit into TRAINING_SECONDS on this machine, by a short run that is thrown away.
+
+    The steps are fixed before training starts, so that the learning rate follows the steps and the
+    same number of steps gives the same model.
+    """
+    timing = DEMO / "timing"
+    timing.mkdir()
+    head = data.read_text(encoding="utf-8").splitlines(keepends=True)[: 32 * TIMED_STEPS]
+    (data.parent / "timing.jsonl").write_text("".join(head), encoding="utf-8")
+    verb(*train_arguments(data.parent / "timing.jsonl", timing, TIMED_STEPS))
+    entries = [json.loads(line) for line in (timing / "metrics.jsonl").read_text().splitlines()][WARM_UP_STEPS:]
+    shutil.rmtree(timing)
+    samples_per_s = statistics.median(entry["samples_per_s"] for entry in entries)
+    return max(50, int(TRAINING_SECONDS * samples_per_s / 32))
+
+
+def main() -> None:
+    """The whole demo."""
+    if DEMO.exists():
+        shutil.rmtree(DEMO)
+    DEMO.mkdir()
+    from parsit.cli.console import quiet_libraries, say
+
+    quiet_libraries()
+    data = DEMO / "data"
+    with step("Make documents"):
+        verb(
+            "data", "synth", "--out", str(data), "--pages", str(PAGES), "--seed", str(SEED), "--unit", "line",
+            "--dpi", "144-144", "--degrade", "light", "--validation_fraction", "0.1", "--test_fraction", "0.1",
+        )  # fmt: skip
+        write_pdf(DEMO / "sample.pdf", data)
+    with step("Measure this machine"):
+        max_steps = measured_steps(data / "train.jsonl")
+        say(f"{max_steps} steps fit into {TRAINING_SECONDS:.0f} s")
+    with step("Train parsit-tiny from scratch"):
+        evaluated = held_out(data / "validation.jsonl", 256)
+        verb(
+            *train_arguments(data / "train.jsonl", DEMO / "run", max_steps),
+            "--eval_data", str(evaluated), "--eval_steps", str(max(50, max_steps // 6)), "--report_to", "tensorboard",
+        )  # fmt: skip
+    with step("Evaluate"):
+        test = held_out(data / "test.jsonl", EVALUATED)
+        verb("eval", str(DEMO / "run"), "--data", str(test), "--out", str(DEMO / "eval"),
+             "--max_new_tokens", str(MAX_NEW_TOKENS), "--batch_size", "64")  # fmt: skip
+    with step("Read a PDF"):
+        verb("parse", str(DEMO / "sample.pdf"), "--model", str(DEMO / "run"), "--out", str(DEMO / "sample.md"))
+    with step("Does it look at the page? And before training?"):
+        report = measure(test, data / "train.jsonl")
+    write(report(steps))
+    say(f"\nreport: {DEMO / 'report.html'}")
+
+
+def held_out(path: Path, count: int) -> Path:
+    """A file with `count` records of `path`, evenly spread, beside it."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    chosen = [lines[i * len(lines) // count] for i in range(min(count, len(lines)))]
+    part = path.with_name(f"{path.stem}-{count}.jsonl")
+    part.write_text("".join(chosen), encoding="utf-8")
+    return part
+
+
+def write_pdf(path: Path, data: Path) -> None:
+    """A two-page PDF whose texts belong to the test split."""
+    from parsit.synth.sample_pdf import write_sample_pdf
+    from parsit.synth.settings import SynthSettings
+
+    settings = SynthSettings(out=data, pages=PAGES, seed=SEED, validation_fraction=0.1, test_fraction=0.1)
+    write_sample_pdf(path, ["receipt", "letter"], settings, seed=SEED + 1)
+
+
+def measure(test: Path, train: Path) -> Callable[[list[tuple[str, float]]], object]:
+    """Evaluate the trained and the untrained model; returns what makes the report once all steps are timed."""
+    import yaml
+
+    import parsit
+    from parsit import hf
+    from parsit.cli.eval import evaluate_engine
+    from parsit.config import load_architecture
+    from parsit.data import read_files
+    from parsit.eval import DemoReport, PageReading, StepTime, looking_report
+    from parsit.parse.engine import ModelEngine, load_engine
+    from parsit.parse.pages import PageFile
+    from parsit.types import ImageRef
+
+    samples = read_files([test])
+    candidates = [sample.turns[-1].text for sample in read_files([train])[:2000]]
+    architecture = load_architecture("tiny")
+    trained = load_engine(DEMO / "run", batch_size=64)
+    untrained = ModelEngine(hf.new_model(architecture, trained.processor, SEED), trained.processor, batch_size=64)
+
+    def look(engine: ModelEngine, title: str):
+        evaluation = evaluate_engine(engine, samples, MAX_NEW_TOKENS, title)
+        looking = looking_report(
+            samples, lambda turns: engine.generate(turns, max_new_tokens=MAX_NEW_TOKENS), engine.nats, candidates,
+            batch_size=64, evaluation=evaluation,
+        )  # fmt: skip
+        return evaluation, looking
+
+    after, looking_after = look(trained, "scoring the trained model")
+    before, looking_before = look(untrained, "scoring the untrained model")
+    pdf = DEMO / "sample.pdf"
+    document = parsit.load(DEMO / "run", batch_size=64).parse(pdf)
+    with PageFile(pdf, dpi=100) as file:
+        pages = tuple(
+            PageReading(
+                source=pdf.name, number=page.number, image=ImageRef(file.page(page.number).image), prediction=page.text,
+                reference=file.text_layer(page.number), reference_source="the PDF's own text layer", flags=page.flags,
+                seconds=page.seconds, how="cut into lines, and long lines into pieces, which the model read one by one",
+            )
+            for page in document.pages
+        )  # fmt: skip
+    settings = yaml.safe_load((trained_folder() / "train_config.yaml").read_text())
+    packages = ("parsit", "torch", "transformers", "tokenizers", "pillow", "pypdfium2", "typst")
+
+    def report(times: list[tuple[str, float]]) -> DemoReport:
+        return DemoReport(
+            title="parsit-tiny, trained from scratch by make demo",
+            introduction=(
+                f"A vision-language model of {sum(p.numel() for p in trained.model.parameters()):,} parameters, drawn at "
+                f"random and trained on this machine on crops of synthetic documents: lines, cells and fields of up to "
+                f"24 characters. All scores are on {len(samples)} crops whose texts are in no training document.",
+            ),
+            samples=tuple(samples), evaluation=after, looking=looking_after, metrics=DEMO / "run" / "metrics.jsonl",
+            evaluation_before=before, looking_before=looking_before, pages=pages, settings=settings,
+            versions={"python": platform.python_version(), **{name: version(name) for name in packages}},
+            machine={"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "system": platform.system()},
+            steps=tuple(StepTime(name, seconds) for name, seconds in times),
+        )  # fmt: skip
+
+    return report
+
+
+def trained_folder() -> Path:
+    """The checkpoint that was evaluated."""
+    from parsit.parse.locate import find_model
+
+    return find_model(DEMO / "run")
+
+
+def write(report: object) -> None:
+    """Write demo/report.html."""
+    from parsit.eval import write_demo_report
+
+    write_demo_report(DEMO / "report.html", report)
+
+
+if __name__ == "__main__":
+    main()
