@@ -23,6 +23,7 @@ def parsit(*arguments, cwd, check=True):
 
 FLAGS = ("--eval_data", "data/validation.jsonl", "--max_steps", 8, "--save_steps", 2, "--eval_steps", 4)
 FLAGS += ("--per_device_train_batch_size", 4, "--bf16", "false")
+TRAIN = [sys.executable, "-m", "parsit.cli", "train", "tiny", "--data", "data/train.jsonl"]
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +51,9 @@ def test_a_run_leaves_what_it_promised(folder):
 
 
 def test_a_killed_run_goes_on_and_equals_the_uninterrupted_one_to_the_bit(folder):
-    command = [sys.executable, "-m", "parsit.cli", "train", "tiny", "--data", "data/train.jsonl", "--output_dir", "killed"]
-    process = subprocess.Popen([*command, *map(str, FLAGS)], cwd=folder, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*TRAIN, "--output_dir", "killed", *map(str, FLAGS)], cwd=folder, stderr=subprocess.DEVNULL
+    )
     killed = folder / "killed"
     deadline = time.monotonic() + 120
     while not (killed / "checkpoint-4").exists() and time.monotonic() < deadline:
@@ -70,9 +72,10 @@ def test_a_killed_run_goes_on_and_equals_the_uninterrupted_one_to_the_bit(folder
 
 
 def test_a_terminated_run_saves_first(folder):
-    command = [sys.executable, "-m", "parsit.cli", "train", "tiny", "--data", "data/train.jsonl", "--output_dir", "stopped"]
     flags = ["--max_steps", "5000", "--per_device_train_batch_size", "4", "--save_steps", "100000"]
-    process = subprocess.Popen([*command, *flags], cwd=folder, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*TRAIN, "--output_dir", "stopped", *flags], cwd=folder, stderr=subprocess.PIPE, text=True
+    )
     metrics = folder / "stopped" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:

@@ -78,7 +78,7 @@ class SingleDevice:
         return {group["name"]: group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups}
 
     def optimizer_tensors(self) -> dict[str, torch.Tensor]:
-        """The optimizers' state by parameter name: `NAME/exp_avg`, `NAME/momentum_buffer`, `NAME/step`, …"""
+        """The optimizers' state by parameter name, as `NAME/exp_avg` or `NAME/momentum_buffer`."""
         return {
             f"{name}/{key}": value
             for name, parameter in self._named()

@@ -1,0 +1,105 @@
+"""The engine with a real (miniature) model: batches, endings, loops, likelihoods; where a model is found."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from parsit import hf
+from parsit.parse.engine import LoopCriteria, ModelEngine, load_engine, repeats_itself
+from parsit.parse.locate import find_model
+from parsit.types import ImageRef, InputError, Sample, Turn
+
+
+@pytest.fixture(scope="module")
+def engine(mini):
+    processor = hf.new_processor(mini)
+    return ModelEngine(hf.new_model(mini, processor, seed=2), processor, batch_size=3)
+
+
+def question(width, height, text="Read."):
+    return (Turn("user", (ImageRef(Image.new("RGB", (width, height), "white")), text)),)
+
+
+def test_a_batch_gives_what_each_prompt_gives_alone(engine):
+    prompts = [question(40, 30), question(90, 20, "And this?"), (Turn("user", ("No image.",)),), question(10, 60)]
+    together = engine.generate(prompts, max_new_tokens=6)
+    alone = [engine.generate([prompt], max_new_tokens=6)[0] for prompt in prompts]
+    assert [g.text for g in together] == [g.text for g in alone]
+
+
+def test_an_answer_that_reaches_the_limit_is_flagged_truncated(engine):
+    (generation,) = engine.generate([question(40, 30)], max_new_tokens=5)
+    assert generation.flags == ("truncated",)
+    assert generation.num_tokens == 5
+
+
+def test_an_answer_ends_with_its_turn(engine, mini):
+    tokens = engine.processor.chat_tokens
+    text = engine.processor.tokenizer("Total 7", add_special_tokens=False)["input_ids"]
+    finished = engine._finish([*text, tokens.im_end, tokens.pad, tokens.pad], looping=False)
+    assert (finished.text, finished.flags, finished.num_tokens) == ("Total 7", (), len(text))
+    looped = engine._finish([*text, tokens.pad, tokens.pad], looping=True)
+    assert (looped.text, looped.flags) == ("Total 7", ("looping",))
+
+
+@pytest.mark.parametrize(
+    ("ids", "loops"),
+    [
+        ([5] * 40, True),
+        ([1, 2, 3] * 12, True),
+        ([9, 9, 9, *([1, 2, 3, 4] * 10)], True),
+        ([1, 2, 3] * 8, False),  # 24 tokens: a short table rule is no loop
+        (list(range(80)), False),
+        ([*([1, 2] * 30), 7], False),  # it came out of it again
+    ],
+)
+def test_a_loop_is_one_period_many_times_over_at_the_end(ids, loops):
+    assert repeats_itself(ids) is loops
+
+
+def test_only_the_row_that_loops_is_stopped():
+    criteria = LoopCriteria(prompt_length=2, num_rows=2)
+    ids = torch.tensor([[0, 0, *range(10, 50)], [0, 0, *([7] * 40)]])
+    assert criteria(ids, None).tolist() == [False, True]
+    assert criteria.looping == [False, True]
+
+
+def test_a_model_that_repeats_itself_is_stopped_long_before_the_limit(engine):
+    # An untrained model soon says one token for ever.
+    (generation,) = engine.generate([question(40, 30)], max_new_tokens=400)
+    assert generation.flags == ("looping",)
+    assert generation.num_tokens < 300
+
+
+def test_nats_are_the_negative_log_likelihood_of_the_answer(engine):
+    sample = Sample("1", (*question(40, 30), Turn("assistant", ("Total 7",))))
+    ((nats, count),) = engine.nats([sample])
+    features = engine.processor.encode(sample.turns)
+    with torch.no_grad():
+        logits = engine.model(
+            input_ids=features.input_ids[None], pixel_values=features.pixel_values, image_sizes=features.image_sizes
+        ).logits[0]
+    logs = logits.log_softmax(-1)
+    positions = [t for t in range(len(features.labels)) if features.labels[t] != -100]
+    expected = -sum(float(logs[t - 1, features.labels[t]]) for t in positions)
+    assert count == len(positions)
+    assert nats == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_saved_model_is_loaded_from_its_folder_or_from_a_runs(engine, tmp_path):
+    for name in ("checkpoint-9", "checkpoint-10"):
+        engine.model.save_pretrained(tmp_path / name)
+        engine.processor.save_pretrained(tmp_path / name)
+    assert find_model(tmp_path).name == "checkpoint-10"
+    (tmp_path / "best.json").write_text(json.dumps({"checkpoint": "checkpoint-9", "eval_loss": 1.0}))
+    assert find_model(tmp_path).name == "checkpoint-9"
+    loaded = load_engine(tmp_path, device="cpu")
+    assert loaded.generate([question(40, 30)], max_new_tokens=4) == engine.generate(
+        [question(40, 30)], max_new_tokens=4
+    )
+    with pytest.raises(InputError, match="no model there"):
+        find_model(tmp_path / "nothing")
