@@ -174,7 +174,7 @@ def measure(test: Path, train: Path) -> Callable[[list[tuple[str, float]]], obje
         return DemoReport(
             title="parsit-tiny, trained from scratch by make demo",
             introduction=(
-                f"A vision-language model of {trained.model.num_parameters():,} parameters, drawn at random and trained "
+                f"A model of {trained.model.num_parameters():,} parameters, drawn at random and trained "
                 "on this machine on crops of synthetic documents: lines, cells and fields of up to "
                 f"24 characters. All scores are on {len(samples)} crops whose texts are in no training document.",
             ),

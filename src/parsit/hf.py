@@ -65,7 +65,7 @@ def new_processor(architecture: Architecture, tokenizer: PreTrainedTokenizerFast
         tokenizer: None: the shipped one, or the language model's own.
 
     Raises:
-        ValueError: a tokenizer without the tokens that the chat format needs.
+        InputError: a tokenizer that cannot be had, or that lacks a token which the chat format needs.
     """
     processing = dict(architecture.processing)
     add_tokens = processing.pop("mm_use_im_patch_token", False)
@@ -78,13 +78,32 @@ def new_processor(architecture: Architecture, tokenizer: PreTrainedTokenizerFast
         k: v for k, v in architecture.multimodal.items() if k not in ("mm_projector_type", "mm_vision_select_layer")
     }
     image_processor = ParsitImageProcessor(image_size=vision["image_size"], patch_size=vision["patch_size"], **joined)
-    return ParsitProcessor(image_processor, tokenizer, **processing)
+    try:
+        return ParsitProcessor(image_processor, tokenizer, **processing)
+    except ValueError as error:
+        raise InputError(f"the tokenizer for {architecture.name}: {error}") from error
 
 
 def _own_tokenizer(architecture: Architecture) -> PreTrainedTokenizerFast:
     if architecture.tokenizer is not None:
         return shipped_tokenizer(architecture.tokenizer)
-    return AutoTokenizer.from_pretrained(architecture.model_name_or_path)
+    return _fetch(AutoTokenizer, str(architecture.model_name_or_path), "tokenizer")
+
+
+def _fetch(auto_class: Any, name: str, what: str) -> Any:
+    """A pretrained part from the Hub or a folder.
+
+    Raises:
+        InputError: it cannot be had, in one line; transformers' own message has several.
+    """
+    try:
+        return auto_class.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"cannot get the {what} of {name}: {reason} (without a Hub, name a folder with --model_name_or_path "
+            "and --vision_tower)"
+        ) from error
 
 
 def shipped_tokenizer(name: str) -> PreTrainedTokenizerFast:
@@ -136,7 +155,7 @@ def model_from_parts(
 
 def _load_tower(model: ParsitForConditionalGeneration, name: str) -> None:
     """Copy a full SigLIP tower's weights; only keys of parts that are not built may be left over."""
-    tower = AutoModel.from_pretrained(name)
+    tower = _fetch(AutoModel, name, "vision tower")
     tower = getattr(tower, "vision_model", tower)
     weights = tower.state_dict()
     unused = {key for key in weights if is_unused_tower_key(key, model.config)}
@@ -146,7 +165,7 @@ def _load_tower(model: ParsitForConditionalGeneration, name: str) -> None:
 
 def _load_language_model(model: ParsitForConditionalGeneration, name: str) -> None:
     """Copy a language model's weights; rows for added tokens are drawn as its own embeddings are distributed."""
-    source = AutoModelForCausalLM.from_pretrained(name)
+    source = _fetch(AutoModelForCausalLM, name, "language model")
     size = model.config.text_config.vocab_size
     if source.config.vocab_size < size:
         source.resize_token_embeddings(size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +32,15 @@ def parse(argv: list[str]) -> TrainConfig:
     parser.add_argument("preset", metavar="PRESET[/STAGE]", help="where the settings start from")
     parser.add_argument("--data", nargs="+", metavar="FILE", help="training files in Parsit's native format")
     parser.add_argument("--eval_data", nargs="+", metavar="FILE", help="validation files, never trained on")
-    parser.add_class_arguments(TrainConfig, as_group=False, skip={"data", "eval_data"})
+    parser.add_class_arguments(TrainConfig, as_group=False, skip={"data", "eval_data", "architecture"})
     if argv and not argv[0].startswith("-"):
-        parser.set_defaults(load_preset(argv[0]))
+        preset = load_preset(argv[0])
+        architecture = preset.pop("architecture")
+        parser.set_defaults(preset)
     values = vars(parser.parse_args(argv)).copy()
-    preset = values.pop("preset")
-    values["architecture"] = preset.split("/")[0]
-    config = TrainConfig(**values)
+    if values.pop("preset") != argv[0]:
+        raise UsageError("parsit train: PRESET[/STAGE] comes first, before the flags")
+    config = TrainConfig(architecture=architecture, **values)
     for flag in ("data", "output_dir"):
         if not getattr(config, flag):
             raise UsageError(f"parsit train needs --{flag} (`parsit train --help` lists the flags)")
@@ -58,7 +61,7 @@ def main(argv: list[str]) -> int:
     checkpoint = _checkpoint_to_resume(config, output_dir)
     architecture = load_architecture(config.architecture)
     start = checkpoint or _parsit_folder(config.model_name_or_path)
-    processor = hf.load_processor(start) if start else hf.new_processor(architecture)
+    processor = hf.load_processor(start) if start else _new_processor(config, architecture)
     training = _data_set(config.data or [], config, processor, "training")
     validation = _data_set(config.eval_data, config, processor, "validation") if config.eval_data else None
     model = hf.load_model(start) if start else _new_model(config, architecture, processor)
@@ -114,6 +117,15 @@ def _parsit_folder(name: str | None) -> Path | None:
 
     folder = find_model(name)
     return folder if is_parsit_model(folder) else None
+
+
+def _new_processor(config: TrainConfig, architecture: Architecture) -> ParsitProcessor:
+    """The preset's processor, with the tokenizer of the language model that is named, if one is."""
+    from parsit import hf
+
+    if config.model_name_or_path:
+        architecture = replace(architecture, model_name_or_path=config.model_name_or_path, tokenizer=None)
+    return hf.new_processor(architecture)
 
 
 def _new_model(

@@ -210,7 +210,12 @@ class _Run:
         """Write a checkpoint, then say which is best and delete what is too old."""
         own = {key: value for key, value in self.objective.state_dict().items() if not key.startswith("model.")}
         saved = SavedState(state, self.strategy.optimizer_tensors(), own, _rng_tensors())
-        save_checkpoint(output_dir, saved, self.config.to_yaml(), self._save_model)
+        try:
+            save_checkpoint(output_dir, saved, self.config.to_yaml(), self._save_model)
+        except OSError as error:
+            raise ParsitError(
+                f"{output_dir}: cannot write the checkpoint of step {state.step} ({error}); earlier ones are untouched"
+            ) from error
         write_best(output_dir, state)
         prune(output_dir, self.config.save_total_limit, state.best_step)
 
