@@ -22,7 +22,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 setup: $(VENV)/.ready  ## make .venv with everything that tests and demo need
 
 demo: setup  ## make documents, train parsit-tiny, evaluate it, read a PDF, write demo/report.html (8 minutes)
-	$(BIN)/python scripts/demo.py
+	$(BIN)/python scripts/demo.py $(PDF)
 
 test: setup  ## run the tests
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered tests

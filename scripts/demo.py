@@ -2,7 +2,8 @@
 
 Under ten minutes on two cores. Every step is a verb of the command line, printed before it runs, so
 that each can be tried alone. Afterwards demo/ holds the data, the run (demo/run), what was read
-(demo/sample.md) and demo/report.html.
+(demo/sample.md) and demo/report.html. `make demo PDF=file.pdf` reads the first pages of a PDF of
+yours as well and shows in the report how well, by its own text layer.
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from parsit.eval import PageReading
+    from parsit.parse.reader import Reader
 
 DEMO = Path("demo")
 SEED = 0
@@ -26,6 +32,7 @@ EVALUATED = 300
 TRAINING_SECONDS = float(os.environ.get("PARSIT_DEMO_TRAINING_SECONDS", "285"))
 TIMED_STEPS, WARM_UP_STEPS = 40, 10
 MAX_NEW_TOKENS = 32
+READ_PAGES = 3
 
 steps: list[tuple[str, float]] = []
 
@@ -71,7 +78,7 @@ def measured_steps(data: Path) -> int:
     return max(50, int(TRAINING_SECONDS * samples_per_s / 16))
 
 
-def main() -> None:
+def main(own_pdf: Path | None) -> None:
     """The whole demo."""
     if DEMO.exists():
         shutil.rmtree(DEMO)
@@ -100,10 +107,13 @@ def main() -> None:
         test = held_out(data / "test.jsonl", EVALUATED)
         verb("eval", str(DEMO / "run"), "--data", str(test), "--out", str(DEMO / "eval"),
              "--max_new_tokens", str(MAX_NEW_TOKENS), "--batch_size", "64")  # fmt: skip
+    pdfs = [DEMO / "sample.pdf", *([own_pdf] if own_pdf else [])]
     with step("Read a PDF"):
-        verb("parse", str(DEMO / "sample.pdf"), "--model", str(DEMO / "run"), "--out", str(DEMO / "sample.md"))
+        for pdf in pdfs:
+            verb("parse", str(pdf), "--model", str(DEMO / "run"), "--pages", first_pages(pdf),
+                 "--out", str(DEMO / f"{pdf.stem}.md"))  # fmt: skip
     with step("Does it look at the page? And before training?"):
-        report = measure(test, data / "train.jsonl")
+        report = measure(test, data / "train.jsonl", pdfs)
     write(report(steps))
     say(f"\nreport: {DEMO / 'report.html'}")
 
@@ -126,19 +136,43 @@ def write_pdf(path: Path, data: Path) -> None:
     write_sample_pdf(path, ["receipt", "letter"], settings, seed=SEED + 1)
 
 
-def measure(test: Path, train: Path) -> Callable[[list[tuple[str, float]]], object]:
+def first_pages(pdf: Path) -> str:
+    """The pages that are read, as `--pages` takes them: at most `READ_PAGES`."""
+    from parsit.parse.pages import PageFile
+
+    with PageFile(pdf) as file:
+        return f"1-{min(file.page_count, READ_PAGES)}"
+
+
+def page_readings(pdf: Path, reader: Reader) -> list[PageReading]:
+    """The first pages of a PDF as the model reads them, beside their text layer."""
+    from parsit.eval import PageReading
+    from parsit.parse.pages import PageFile
+    from parsit.types import ImageRef
+
+    document = reader.parse(pdf, pages=first_pages(pdf))
+    with PageFile(pdf, dpi=100) as file:
+        return [
+            PageReading(
+                source=pdf.name, number=page.number, image=ImageRef(file.page(page.number).image), prediction=page.text,
+                reference=file.text_layer(page.number), reference_source="the PDF's own text layer", flags=page.flags,
+                seconds=page.seconds, how="cut into lines, and long lines into pieces, which the model read one by one",
+            )
+            for page in document.pages
+        ]  # fmt: skip
+
+
+def measure(test: Path, train: Path, pdfs: list[Path]) -> Callable[[list[tuple[str, float]]], object]:
     """Evaluate the trained and the untrained model; returns what makes the report once all steps are timed."""
     import yaml
 
-    import parsit
     from parsit import hf
     from parsit.cli.eval import evaluate_engine
     from parsit.config import load_architecture
     from parsit.data import read_files
-    from parsit.eval import DemoReport, PageReading, StepTime, looking_report
+    from parsit.eval import DemoReport, StepTime, looking_report
     from parsit.parse.engine import ModelEngine, load_engine
-    from parsit.parse.pages import PageFile
-    from parsit.types import ImageRef
+    from parsit.parse.reader import Reader
 
     samples = read_files([test])
     candidates = [sample.turns[-1].text for sample in read_files([train])[:2000]]
@@ -156,17 +190,7 @@ def measure(test: Path, train: Path) -> Callable[[list[tuple[str, float]]], obje
 
     after, looking_after = look(trained, "scoring the trained model")
     before, looking_before = look(untrained, "scoring the untrained model")
-    pdf = DEMO / "sample.pdf"
-    document = parsit.load(DEMO / "run", batch_size=64).parse(pdf)
-    with PageFile(pdf, dpi=100) as file:
-        pages = tuple(
-            PageReading(
-                source=pdf.name, number=page.number, image=ImageRef(file.page(page.number).image), prediction=page.text,
-                reference=file.text_layer(page.number), reference_source="the PDF's own text layer", flags=page.flags,
-                seconds=page.seconds, how="cut into lines, and long lines into pieces, which the model read one by one",
-            )
-            for page in document.pages
-        )  # fmt: skip
+    pages = tuple(reading for pdf in pdfs for reading in page_readings(pdf, Reader(trained)))
     settings = yaml.safe_load((trained_folder() / "train_config.yaml").read_text())
     packages = ("parsit", "torch", "transformers", "tokenizers", "pillow", "pypdfium2", "typst")
 
@@ -203,4 +227,4 @@ def write(report: object) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
