@@ -92,4 +92,4 @@ def test_a_terminal_sees_a_bar(tmp_path):
     shown = os.read(here, 100_000).decode()
     os.close(here)
     assert "3/3" in shown
-    assert "left" in shown
+    assert "ETA" in shown

@@ -71,6 +71,16 @@ def test_a_killed_run_goes_on_and_equals_the_uninterrupted_one_to_the_bit(folder
     ).read_bytes()
 
 
+def test_a_finished_run_is_left_as_it_is_and_a_named_checkpoint_is_gone_on_from(folder):
+    before = (folder / "run" / "metrics.jsonl").read_bytes()
+    again = parsit("train", "tiny", "--data", "data/train.jsonl", "--output_dir", "run", *FLAGS, cwd=folder)
+    assert "trained 8 steps" in again.stderr
+    assert (folder / "run" / "metrics.jsonl").read_bytes() == before
+    flags = ("--resume", "run/checkpoint-6", *FLAGS)
+    parsit("train", "tiny", "--data", "data/train.jsonl", "--output_dir", "branch", *flags, cwd=folder)
+    assert learnt(folder / "branch") == learnt(folder / "run")[6:]
+
+
 def test_a_terminated_run_saves_first(folder):
     flags = ["--max_steps", "5000", "--per_device_train_batch_size", "4", "--save_steps", "100000"]
     process = subprocess.Popen(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from parsit.train.parts import PartReport
+
+_PLAIN_EVERY_S = 10.0
 
 
 def quiet_libraries() -> None:
@@ -30,8 +33,11 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar with ETA on a terminal; in a pipe one line at the end. Yields the function that advances it."""
+def bar(title: str, total: int, lines_in_pipe: bool = True) -> Iterator[Callable[[int], None]]:
+    """A progress bar with ETA on a terminal; in a pipe a line now and then, or nothing.
+
+    Yields the function that moves it on by a number of items.
+    """
     console = Console(stderr=True)
     columns = (
         "{task.description}",
@@ -43,9 +49,33 @@ def bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=total)
-        yield lambda count: progress.advance(task, count)
-    if not console.is_terminal:
-        say(f"{title}: {total} done")
+        plain = _PlainProgress(title, total) if lines_in_pipe and not console.is_terminal else None
+
+        def advance(count: int = 1) -> None:
+            progress.advance(task, count)
+            if plain is not None:
+                plain.advance(count)
+
+        yield advance
+
+
+class _PlainProgress:
+    """Progress in a pipe: a line every `_PLAIN_EVERY_S` seconds with the time left, and one at the end."""
+
+    def __init__(self, title: str, total: int) -> None:
+        self.title, self.total, self.done = title, total, 0
+        self.started = self.told = time.monotonic()
+
+    def advance(self, count: int) -> None:
+        """Count, and say so where it is time to."""
+        self.done += count
+        now = time.monotonic()
+        if self.done >= self.total:
+            say(f"{self.title}: {self.done} done")
+        elif now - self.told >= _PLAIN_EVERY_S:
+            self.told = now
+            left = (self.total - self.done) * (now - self.started) / self.done
+            say(f"{self.title}: {self.done}/{self.total}, ETA {left:.0f} s")
 
 
 def tell_parts(reports: Sequence[PartReport]) -> None:

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import difflib
 import os
-import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from parsit.cli.console import bar
 from parsit.cli.parser import Parser
 from parsit.types import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from parsit.synth import SynthSettings
-    from parsit.synth.records import PageResult
-
-# A line of progress in a pipe every this many seconds.
-PLAIN_EVERY_S = 10.0
 
 
 def main(argv: list[str]) -> int:
@@ -50,8 +43,8 @@ def synth(argv: list[str]) -> int:
 
     check_run(settings)
     started = time.monotonic()
-    with progress(settings.pages) as on_page:
-        counts = synthesise(settings, on_page)
+    with bar("pages", settings.pages) as advance:
+        counts = synthesise(settings, lambda _: advance(1))
     seconds = time.monotonic() - started
     records = ", ".join(f"{name} {count}" for name, count in counts.records_by_split.items())
     print(
@@ -104,53 +97,6 @@ def parse_range(text: str) -> tuple[int, int]:
     if not low.isdecimal() or not (high or low).isdecimal():
         raise UsageError(f"--dpi must be LOW-HIGH, for example 96-200, not {text!r}")
     return int(low), int(high or low)
-
-
-def progress(pages: int) -> AbstractContextManager[Callable[[PageResult], None]]:
-    """A bar with the time left on a terminal, plain lines in a pipe; on stderr, so that stdout is the summary."""
-    return bar(pages) if sys.stderr.isatty() else plain(pages)
-
-
-@contextmanager
-def bar(pages: int) -> Iterator[Callable[[PageResult], None]]:
-    """Rich's progress bar."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("pages"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as shown:
-        task = shown.add_task("pages", total=pages)
-        yield lambda _: shown.advance(task)
-
-
-@contextmanager
-def plain(pages: int) -> Iterator[Callable[[PageResult], None]]:
-    """One line every `PLAIN_EVERY_S` seconds."""
-    started = last = time.monotonic()
-
-    def on_page(result: PageResult) -> None:
-        nonlocal last
-        now, done = time.monotonic(), result.number + 1
-        if now - last >= PLAIN_EVERY_S:
-            last = now
-            left = (pages - done) * (now - started) / done
-            print(f"{done}/{pages} pages, about {left:.0f} s left", file=sys.stderr, flush=True)
-
-    yield on_page
 
 
 SUBVERBS: dict[str, tuple[Callable[[list[str]], int], str]] = {

@@ -191,24 +191,12 @@ def read(reader: Any, job: Job, form: Callable[[Document], str], how: dict[str, 
 @contextmanager
 def progress(job: Job) -> Iterator[Callable[[Page], None]]:
     """A bar on stderr that a call per page moves on, if stderr is a terminal; says which pages fail."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from parsit.cli.console import bar
 
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("pages")
-    times = TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn()
-    console = Console(stderr=True)
-    with Progress(*columns, *times, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(job.file.name, total=job.page_count)
+    with bar(job.file.name, job.page_count, lines_in_pipe=False) as move_on:
 
         def advance(page: Page) -> None:
-            bar.advance(task)
+            move_on(1)
             if page.error:
                 report(f"{job.file}, page {page.number}: {page.error}")
 

@@ -69,16 +69,7 @@ class ParsitConfig(PretrainedConfig):
     @property
     def layout(self) -> ImageLayout:
         """The rules from an image's size to its tokens."""
-        return ImageLayout(
-            image_size=self.vision_config.image_size,
-            patch_size=self.vision_config.patch_size,
-            image_aspect_ratio=self.image_aspect_ratio,
-            image_grid_pinpoints=self.image_grid_pinpoints,  # type: ignore[arg-type]  (lists become tuples there)
-            mm_patch_merge_type=self.mm_patch_merge_type,
-            mm_spatial_pool_stride=self.mm_spatial_pool_stride,
-            mm_spatial_pool_mode=self.mm_spatial_pool_mode,
-            mm_pixel_shuffle=self.mm_pixel_shuffle,
-        )
+        return ImageLayout.of(self, self.vision_config.image_size, self.vision_config.patch_size)
 
     @property
     def num_vision_layers(self) -> int:

@@ -56,16 +56,7 @@ class ParsitImageProcessor(BaseImageProcessor):
     @property
     def layout(self) -> ImageLayout:
         """The rules from an image's size to its tokens."""
-        return ImageLayout(
-            self.image_size,
-            self.patch_size,
-            self.image_aspect_ratio,
-            self.image_grid_pinpoints,  # type: ignore[arg-type]  (lists become tuples there)
-            self.mm_patch_merge_type,
-            self.mm_spatial_pool_stride,
-            self.mm_spatial_pool_mode,
-            self.mm_pixel_shuffle,
-        )
+        return ImageLayout.of(self, self.image_size, self.patch_size)
 
     def tiles(self, image: Image.Image) -> torch.Tensor:
         """`float[num_tiles, 3, image_size, image_size]`: the overview first, then the grid row by row."""

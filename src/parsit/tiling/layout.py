@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 PATCH_MERGE_TYPES = ("flat", "spatial", "spatial_unpad", "spatial_nobase", "spatial_unpad_nobase")
@@ -98,6 +98,12 @@ class ImageLayout:
             raise ValueError(f"mm_spatial_pool_stride {self.mm_spatial_pool_stride} does not fit the feature map")
         if self.is_anyres:
             _ = self.resolutions
+
+    @classmethod
+    def of(cls, source: object, image_size: int, patch_size: int) -> ImageLayout:
+        """The layout whose choices are `source`'s attributes of the same names."""
+        names = [f.name for f in fields(cls) if f.name not in ("image_size", "patch_size")]
+        return cls(image_size, patch_size, **{name: getattr(source, name) for name in names})
 
     @property
     def is_anyres(self) -> bool:
