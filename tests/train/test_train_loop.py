@@ -66,6 +66,19 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(run, tmp_path):
         assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
+def test_random_numbers_go_on_where_they_stood(run, tmp_path, mini, processor):
+    dropout = replace(mini, text_config={**mini.text_config, "attention_dropout": 0.3})
+    whole = run(tmp_path / "whole", model=hf.new_model(dropout, processor, 0))
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "checkpoint-6")
+    resumed = run(tmp_path / "cut")
+    assert learnt(tmp_path / "cut") == learnt(tmp_path / "whole")
+    one, two = weights(whole.checkpoint), weights(resumed.checkpoint)
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    run(tmp_path / "plain")
+    assert learnt(tmp_path / "plain") != learnt(tmp_path / "whole")  # dropout does something
+
+
 def test_resuming_with_other_data_is_refused(run, tmp_path, samples):
     run(tmp_path, max_steps=3)
     changed = [replace(samples[0], id="another"), *samples[1:]]

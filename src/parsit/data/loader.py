@@ -109,6 +109,9 @@ def loader(
         num_workers=num_workers,
         prefetch_factor=prefetch_factor if num_workers else None,
         worker_init_fn=_worker_init,
+        # DataLoader draws its workers' seed from this; from the global generator it would move on the numbers
+        # of the training run, and a resumed run would not equal an uninterrupted one.
+        generator=torch.Generator(),
         pin_memory=torch.cuda.is_available(),
     )
     for batch in batches:
