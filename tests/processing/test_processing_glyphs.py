@@ -20,6 +20,18 @@ def test_a_glyph_marks_the_slots_whose_middle_it_covers():
     assert marked == 3
 
 
+def test_a_slot_belongs_to_the_glyph_over_its_middle_wherever_the_glyph_begins():
+    # slots of 4 px from x = 16 have their middles at 18, 22, 26, 30
+    for x0, x1, expected in (
+        (17.9, 22.1, [A, A, BLANK, BLANK]),
+        (18.1, 21.9, [BLANK] * 4),
+        (16, 26.1, [A, A, A, BLANK]),
+        (29.9, 40, [BLANK, BLANK, BLANK, A]),
+    ):
+        targets = glyph_targets([GlyphBox("A", x0, 16, x1, 32)], (128, 64), LAYOUT)
+        assert targets[0].view(4, 4, 4)[1, 1].tolist() == expected, x0
+
+
 def test_a_glyph_in_the_second_tile_is_in_the_second_tile():
     targets = glyph_targets([GlyphBox("A", 64, 0, 80, 16)], (128, 64), LAYOUT)
     assert targets[0].eq(BLANK).all()

@@ -29,6 +29,7 @@ def test_what_was_saved_is_loaded(tmp_path):
     path = save(tmp_path, 5)
     assert path.name == "checkpoint-5"
     assert verify(path) is None
+    assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint-5"]  # nothing of the draft is left
     loaded = load_state(path)
     assert loaded.state == TrainState(5, "data")
     assert torch.equal(loaded.optimizer["w/exp_avg"], torch.full((2,), 5.0))

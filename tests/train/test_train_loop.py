@@ -66,6 +66,17 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(run, tmp_path):
         assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
+def test_muon_resumes_to_the_bit_too(run, tmp_path):
+    whole = run(tmp_path / "whole", optim="muon")
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "checkpoint-6")
+    resumed = run(tmp_path / "cut", optim="muon")
+    one, two = weights(whole.checkpoint), weights(resumed.checkpoint)
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    run(tmp_path / "adamw")
+    assert learnt(tmp_path / "adamw") != learnt(tmp_path / "whole")
+
+
 def test_random_numbers_go_on_where_they_stood(run, tmp_path, mini, processor):
     dropout = replace(mini, text_config={**mini.text_config, "attention_dropout": 0.3})
     whole = run(tmp_path / "whole", model=hf.new_model(dropout, processor, 0))
