@@ -60,7 +60,7 @@ def bar(title: str, total: int, lines_in_pipe: bool = True) -> Iterator[Callable
 
 
 class _PlainProgress:
-    """Progress in a pipe: a line every `_PLAIN_EVERY_S` seconds with the time left, and one at the end."""
+    """Progress in a pipe: a line every `_PLAIN_EVERY_S` seconds with the time left; short work is done in silence."""
 
     def __init__(self, title: str, total: int) -> None:
         self.title, self.total, self.done = title, total, 0
@@ -70,9 +70,7 @@ class _PlainProgress:
         """Count, and say so where it is time to."""
         self.done += count
         now = time.monotonic()
-        if self.done >= self.total:
-            say(f"{self.title}: {self.done} done")
-        elif now - self.told >= _PLAIN_EVERY_S:
+        if self.done < self.total and now - self.told >= _PLAIN_EVERY_S:
             self.told = now
             left = (self.total - self.done) * (now - self.started) / self.done
             say(f"{self.title}: {self.done}/{self.total}, ETA {left:.0f} s")
