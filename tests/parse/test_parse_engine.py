@@ -11,7 +11,7 @@ from PIL import Image
 from parsit import hf
 from parsit.parse.engine import LoopCriteria, ModelEngine, load_engine, repeats_itself
 from parsit.parse.locate import find_model
-from parsit.types import ImageRef, InputError, Sample, Turn
+from parsit.types import ImageRef, InputError, Sample, Turn, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -101,5 +101,8 @@ def test_a_saved_model_is_loaded_from_its_folder_or_from_a_runs(engine, tmp_path
     assert loaded.generate([question(40, 30)], max_new_tokens=4) == engine.generate(
         [question(40, 30)], max_new_tokens=4
     )
+    for device in ("cuda:7", "abacus"):
+        with pytest.raises(UsageError, match=f"device '{device}' cannot be used here"):
+            load_engine(tmp_path, device=device)
     with pytest.raises(InputError, match="no model there"):
         find_model(tmp_path / "nothing")

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from parsit.cli.parser import Parser
-from parsit.config import Architecture, TrainConfig, load_architecture, load_preset, preset_names
+from parsit.config import (
+    MULTIMODAL_FLAGS,
+    PROCESSING_FLAGS,
+    Architecture,
+    TrainConfig,
+    load_architecture,
+    load_preset,
+    preset_names,
+)
 from parsit.types import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +27,7 @@ if TYPE_CHECKING:
     from parsit.train.loop import DataSet
 
 # What decides which sample is seen when, and what the weights are: these may not change on resume.
-FIXED_ON_RESUME = ("architecture", "mm_tunable_parts", "glyph_loss_weight")
+FIXED_ON_RESUME = ("architecture", "mm_tunable_parts", "glyph_loss_weight", *MULTIMODAL_FLAGS, *PROCESSING_FLAGS)
 
 
 def parse(argv: list[str]) -> TrainConfig:
@@ -59,12 +67,13 @@ def main(argv: list[str]) -> int:
 
     quiet_libraries()
     checkpoint = _checkpoint_to_resume(config, output_dir)
-    architecture = load_architecture(config.architecture)
+    architecture = architecture_of(config)
     start = checkpoint or _parsit_folder(config.model_name_or_path)
-    processor = hf.load_processor(start) if start else _new_processor(config, architecture)
+    processor = hf.load_processor(start) if start else hf.new_processor(architecture)
     training = _data_set(config.data or [], config, processor, "training")
     validation = _data_set(config.eval_data, config, processor, "validation") if config.eval_data else None
     model = hf.load_model(start) if start else _new_model(config, architecture, processor)
+    _require_given_flags(config, model, processor)
     output_dir.mkdir(parents=True, exist_ok=True)
     tell_parts(set_tunable(model, config.tunable_parts))
     if checkpoint:
@@ -119,13 +128,32 @@ def _parsit_folder(name: str | None) -> Path | None:
     return folder if is_parsit_model(folder) else None
 
 
-def _new_processor(config: TrainConfig, architecture: Architecture) -> ParsitProcessor:
-    """The preset's processor, with the tokenizer of the language model that is named, if one is."""
-    from parsit import hf
-
+def architecture_of(config: TrainConfig) -> Architecture:
+    """The preset's architecture with the flags' changes, and the tokenizer of the language model that is named."""
+    architecture = load_architecture(config.architecture)
     if config.model_name_or_path:
         architecture = replace(architecture, model_name_or_path=config.model_name_or_path, tokenizer=None)
-    return hf.new_processor(architecture)
+    return replace(
+        architecture,
+        multimodal=architecture.multimodal | config.given(MULTIMODAL_FLAGS),
+        processing=architecture.processing | config.given(PROCESSING_FLAGS),
+    )
+
+
+def _require_given_flags(
+    config: TrainConfig, model: ParsitForConditionalGeneration, processor: ParsitProcessor
+) -> None:
+    """Refuse a flag that the model of a folder contradicts: it would have no effect.
+
+    Raises:
+        UsageError: which flag, and what the model has.
+    """
+    for name, value in (config.given(MULTIMODAL_FLAGS) | config.given(("mm_use_im_start_end",))).items():
+        found = getattr(processor if name == "mm_use_im_start_end" else model.config, name)
+        if found != value:
+            raise UsageError(
+                f"--{name} is {value}, but the model in {config.model_name_or_path} was built with {found}"
+            )
 
 
 def _new_model(

@@ -1,9 +1,18 @@
 """Floor 1: configuration as data. Architecture presets, training presets, the flags of a run. No torch."""
 
 from parsit.config.architecture import Architecture, architecture_names, load_architecture, unknown
-from parsit.config.train import TUNABLE_PARTS, TrainConfig, load_preset, preset_names
+from parsit.config.train import (
+    MULTIMODAL_FLAGS,
+    PROCESSING_FLAGS,
+    TUNABLE_PARTS,
+    TrainConfig,
+    load_preset,
+    preset_names,
+)
 
 __all__ = [
+    "MULTIMODAL_FLAGS",
+    "PROCESSING_FLAGS",
     "TUNABLE_PARTS",
     "Architecture",
     "TrainConfig",

@@ -6,6 +6,7 @@ beside every checkpoint. Values that contradict each other are refused here, bef
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from importlib import resources
 from typing import Any, Literal
@@ -15,6 +16,18 @@ import yaml
 from parsit.config.architecture import architecture_names, unknown
 from parsit.types import UsageError
 
+# Flags that change the architecture preset: keyword arguments of `ParsitConfig` and of the processor.
+MULTIMODAL_FLAGS = (
+    "mm_projector_type",
+    "mm_vision_select_layer",
+    "image_aspect_ratio",
+    "image_grid_pinpoints",
+    "mm_patch_merge_type",
+    "mm_spatial_pool_stride",
+    "mm_spatial_pool_mode",
+    "mm_pixel_shuffle",
+)
+PROCESSING_FLAGS = ("mm_use_im_start_end", "mm_use_im_patch_token")
 TUNABLE_PARTS = ("mm_vision_tower", "mm_mlp_adapter", "mm_language_model")
 DEFAULT_STAGE = {"tiny": "scratch"}
 
@@ -31,6 +44,16 @@ class ModelArguments:
         mm_tunable_parts: parts that are trained, by commas: mm_vision_tower, mm_mlp_adapter (with image_newline),
             mm_language_model.
         from_scratch: draw all weights at random instead of loading pretrained parts.
+        mm_projector_type: linear, identity or mlpNx_gelu; this and the following: by default the architecture's own.
+        mm_vision_select_layer: whose output of the tower is used; -1 the last layer's, -2 the last but one's.
+        image_aspect_ratio: pad, anyres or anyres_max_N.
+        image_grid_pinpoints: grids of tiles for anyres, as (1x1),...,(4x5), columns x rows.
+        mm_patch_merge_type: flat, spatial or spatial_unpad; with _nobase without the overview tile.
+        mm_spatial_pool_stride: side of the square of tokens pooled into one, after the projector.
+        mm_spatial_pool_mode: average, max or bilinear.
+        mm_pixel_shuffle: side of the square of patches joined into one token, before the projector.
+        mm_use_im_start_end: put <|vision_start|> and <|vision_end|> around each image.
+        mm_use_im_patch_token: add the image tokens to a tokenizer that has none.
     """
 
     architecture: str = "tiny"
@@ -38,6 +61,20 @@ class ModelArguments:
     vision_tower: str | None = None
     mm_tunable_parts: str = "mm_vision_tower,mm_mlp_adapter,mm_language_model"
     from_scratch: bool = False
+    mm_projector_type: str | None = None
+    mm_vision_select_layer: int | None = None
+    image_aspect_ratio: str | None = None
+    image_grid_pinpoints: str | None = None
+    mm_patch_merge_type: str | None = None
+    mm_spatial_pool_stride: int | None = None
+    mm_spatial_pool_mode: str | None = None
+    mm_pixel_shuffle: int | None = None
+    mm_use_im_start_end: bool | None = None
+    mm_use_im_patch_token: bool | None = None
+
+    def given(self, names: Sequence[str]) -> dict[str, Any]:
+        """Those of the flags `names` that were set, with their values."""
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     @property
     def tunable_parts(self) -> tuple[str, ...]:

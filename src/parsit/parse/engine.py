@@ -13,7 +13,7 @@ from parsit.model import ParsitForConditionalGeneration
 from parsit.parse.locate import find_model
 from parsit.processing.collate import collate
 from parsit.processing.processor import ParsitProcessor
-from parsit.types import Generation, Sample, Turn
+from parsit.types import Generation, Sample, Turn, UsageError
 
 # A text loops when its last tokens are one period, at most this long, this many times over.
 MAX_PERIOD = 64
@@ -135,6 +135,23 @@ def repeats_itself(ids: Sequence[int]) -> bool:
     return False
 
 
+def _device(name: str | None) -> torch.device:
+    """The device of that name; by default the GPU where there is one.
+
+    Raises:
+        UsageError: no such device here.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"device {name!r} cannot be used here: {reason} (cpu always can)") from error
+    return device
+
+
 def load_engine(path: str | Path, device: str | None = None, batch_size: int = 8) -> ModelEngine:
     """The engine of a model's folder, or of a run's folder (its best checkpoint).
 
@@ -145,8 +162,12 @@ def load_engine(path: str | Path, device: str | None = None, batch_size: int = 8
 
     Raises:
         InputError: no model there, or one that cannot be loaded.
+        UsageError: a device that is not here.
     """
     folder = find_model(path)
     processor = hf.load_processor(folder)
-    model = hf.load_model(folder)
-    return ModelEngine(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), processor, batch_size)  # type: ignore[arg-type]
+    target = _device(device)
+    # bf16 halves the memory on a GPU; on a CPU fp32 is as fast, and repeats to the bit.
+    dtype = torch.bfloat16 if target.type == "cuda" else torch.float32
+    model = hf.load_model(folder).to(device=target, dtype=dtype)
+    return ModelEngine(model, processor, batch_size)
