@@ -111,7 +111,7 @@ def _checkpoint_to_resume(config: TrainConfig, output_dir: Path) -> Path | None:
 def _require_same_settings(config: TrainConfig, checkpoint: Path) -> None:
     earlier: dict[str, Any] = yaml.safe_load((checkpoint / "train_config.yaml").read_text(encoding="utf-8"))
     for name in FIXED_ON_RESUME:
-        if earlier[name] != getattr(config, name):
+        if name in earlier and earlier[name] != getattr(config, name):  # an older version knew fewer flags
             raise UsageError(
                 f"--{name} is {getattr(config, name)}, but {checkpoint} was trained with {earlier[name]}: "
                 "give the same value, or start a new --output_dir with --model_name_or_path"
