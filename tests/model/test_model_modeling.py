@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, Qwen3ForCausalLM, SiglipVisionModel
+from transformers import AutoModelForImageTextToText, Qwen3ForCausalLM, SiglipConfig, SiglipModel, SiglipVisionModel
 
 from parsit import hf
 from parsit.model import ParsitForConditionalGeneration
@@ -211,6 +211,30 @@ def test_pretrained_parts_load_strictly_and_only_unused_layers_are_left_over(min
     wider.save_pretrained(tmp_path / "wider")
     with pytest.raises(Exception, match=r"mlp\.(up|gate|down)_proj"):
         hf.model_from_parts(mini, processor, 0, None, str(tmp_path / "wider"))
+
+
+def test_a_whole_siglip_and_a_smaller_vocabulary_load_too(mini, processor, tmp_path):
+    """The Hub's SigLIP checkpoints hold a text tower as well; SmolLM2 has no rows for the image tokens."""
+    config = hf.config_of(mini)
+    text = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "vocab_size": 50,
+    }
+    torch.manual_seed(4)
+    whole = SiglipModel(SiglipConfig(text_config=text, vision_config=config.vision_config.to_dict()))
+    whole.save_pretrained(tmp_path / "whole")
+    smaller = Qwen3ForCausalLM(type(config.text_config)(**{**mini.text_config, "vocab_size": 4093}))
+    smaller.save_pretrained(tmp_path / "smaller")
+    model = hf.model_from_parts(mini, processor, 0, str(tmp_path / "whole"), str(tmp_path / "smaller"))
+    inner = getattr(whole.vision_model, "vision_model", whole.vision_model)
+    assert torch.equal(model.vision_tower.embeddings.patch_embedding.weight, inner.embeddings.patch_embedding.weight)
+    rows = model.get_input_embeddings().weight
+    assert torch.equal(rows[:4093], smaller.get_input_embeddings().weight)
+    assert rows.shape[0] == 4096
+    assert rows[4093:].abs().sum() > 0
 
 
 def test_the_same_seed_draws_the_same_weights(mini, processor):
