@@ -21,7 +21,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 setup: $(VENV)/.ready  ## make .venv with everything that tests and demo need
 
-demo: setup  ## make documents, train parsit-tiny, evaluate it, read a PDF, write demo/report.html (8 minutes)
+demo: setup  ## make documents, train parsit-tiny, evaluate it, read a PDF, write demo/report.html (9 minutes)
 	$(BIN)/python scripts/demo.py $(PDF)
 
 test: setup  ## run the tests
