@@ -29,16 +29,11 @@ def main(argv: list[str]) -> int:
 
 
 def _summary(name: str) -> ModelSummary:
-    if name in architecture_names():
-        from parsit import hf
-
-        config = hf.config_of(load_architecture(name))
-    else:
-        config = _config_of_folder(name)
+    config = None if name in architecture_names() else _config_of_folder(name)  # a wrong name answers before the import
     from parsit import hf
     from parsit.model.summary import summarize
 
-    return summarize(hf.meta_model(config))
+    return summarize(hf.meta_model(config or hf.config_of(load_architecture(name))))
 
 
 def _config_of_folder(name: str) -> ParsitConfig:

@@ -7,7 +7,6 @@ written under another name beside its place and renamed, so a file that exists i
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 
 from parsit.cli.parser import Parser
 from parsit.types import Document, InputError, Page, ParsitError, UsageError
+from parsit.types.files import write_whole
 
 FORMATS: dict[str, Callable[[Document], str]] = {
     "md": Document.to_markdown,
@@ -213,24 +213,6 @@ def print_documents(documents: list[Document], suffix: str, file_count: int) -> 
         text = "\f".join(FORMATS[suffix](document) for document in documents)
     sys.stdout.buffer.write(text.encode())
     sys.stdout.flush()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there with all its text or not at all.
-
-    Raises:
-        ParsitError: It cannot be written.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            beside.write_bytes(text.encode())
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise ParsitError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def report(problem: ParsitError | str) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from parsit.eval.breakdown import by_class, by_length, describe_cer, findings, length_label
 from parsit.eval.diff import diff_spans
 from parsit.eval.evaluation import CONVENTIONS, Evaluation
-from parsit.eval.files import write_whole
 from parsit.eval.html import Case, case, render, score_rows
 from parsit.eval.looking import Looking
 from parsit.eval.metrics import read_metrics
@@ -21,6 +20,7 @@ from parsit.eval.pictures import picture
 from parsit.eval.plots import interval_plot, loss_plot, small_plots
 from parsit.scores import Interval, SampleScores, normalize, score_text
 from parsit.types import ImageRef, InputError, Sample
+from parsit.types.files import write_whole
 
 _SMALL_PLOTS = {
     "glyph_loss": "glyph loss",

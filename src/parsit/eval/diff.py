@@ -44,7 +44,7 @@ def diff_spans(reference: str, prediction: str) -> tuple[Span, ...]:
 
 
 def visible(text: str) -> str:
-    """`text` with control, format and unassigned characters written as `⟨U+XXXX⟩`; tab and line break stay.
+    """`text` with control, format and unassigned characters written out, as `⟨U+0007⟩`; tab and line break stay.
 
     A page must not be turned around or cut off by a character that a model wrote.
     """

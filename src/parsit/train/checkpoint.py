@@ -29,6 +29,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from parsit.types import InputError
+from parsit.types.files import write_whole
 
 MANIFEST = "manifest.json"
 STATE_FOLDER = "train_state"
@@ -157,10 +158,8 @@ def write_best(output_dir: Path, state: TrainState) -> None:
     """Say in best.json which checkpoint validated best."""
     if state.best_step is None:
         return
-    draft = output_dir / ".best.json.partial"
     best = {"checkpoint": checkpoint_path(output_dir, state.best_step).name, "eval_loss": state.best_eval_loss}
-    draft.write_text(json.dumps(best) + "\n", encoding="utf-8")
-    draft.replace(output_dir / "best.json")
+    write_whole(output_dir / "best.json", json.dumps(best) + "\n")
 
 
 def require_good(checkpoint: Path) -> Path:

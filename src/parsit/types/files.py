@@ -12,7 +12,7 @@ from parsit.types import ParsitError
 def write_whole(path: Path, text: str) -> Path:
     r"""Write `text` as UTF-8 to `path` and return it; folders are made, an older file is replaced at once.
 
-    A lone surrogate, which UTF-8 cannot hold, is written as its `\udXXX` escape: in JSON that
+    A lone surrogate, which UTF-8 cannot hold, is written as its escape, such as `\udc80`: in JSON that
     means the same character. Raises `ParsitError` if the file cannot be written.
     """
     try:
