@@ -29,7 +29,7 @@ test: setup  ## run the tests
 
 $(COMPAT)/.ready: pyproject.toml constraints.txt
 	test -x $(COMPAT)/bin/python || $(PYTHON) -m venv $(COMPAT)
-	grep -viE '^(transformers|tokenizers|huggingface[-_]hub)==' constraints.txt > $(COMPAT)/constraints.txt
+	grep -viE '^(transformers|tokenizers|huggingface[-_]hub|datasets)==' constraints.txt > $(COMPAT)/constraints.txt
 	$(COMPAT)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	$(COMPAT)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(COMPAT)/constraints.txt \
 	  'transformers==$(OLDEST_TRANSFORMERS)' --editable '.[dev]'

@@ -20,7 +20,10 @@ import yaml
 
 from parsit import hf
 from parsit.config import Architecture, TrainConfig, load_architecture, load_preset
-from parsit.data import Plan, build_index, loader, read_files
+from parsit.data.dataset import in_memory
+from parsit.data.files import read_files
+from parsit.data.loader import Loader
+from parsit.data.plan import Padded, Plan
 from parsit.parse.engine import ModelEngine
 from parsit.processing.processor import ParsitProcessor
 from parsit.scores import corpus_cer
@@ -57,24 +60,26 @@ def run(data: Path, count: int, architecture: Architecture, values: dict) -> Non
     samples = read_files([data / "train.jsonl"])[:count]
     held_out = read_files([data / "validation.jsonl"])[:EVALUATED]
     config = TrainConfig(**values)
-    index = build_index(samples, processor, config.model_max_length)
-    plan = Plan(index.num_tokens, config.per_device_train_batch_size, 1, config.seed)
+    data_set = in_memory(samples, processor, config.model_max_length)
+    batch_size = config.per_device_train_batch_size
+    plan = Plan(Padded(data_set.num_tokens, data_set.num_tiles, batch_size, config.seed), 1)
     model = hf.new_model(architecture, processor, config.seed)
     objective = Objective(model, config.glyph_loss_weight).train()
     strategy = SingleDevice(objective, groups_of(objective, config), config)
     engine = ModelEngine(model, processor, batch_size=64)
     total = plan.steps_per_epoch
-    print(f"{model.num_parameters():,} parameters, {index.num_tokens.mean():.1f} tokens a sample, {total} steps")
+    print(f"{model.num_parameters():,} parameters, {data_set.num_tokens.mean():.1f} tokens a sample, {total} steps")
     seen, busy, language, glyph = 0, 0.0, [], []
     objective.train()
-    for step, batch in enumerate(loader(samples, processor, plan, 0, total, with_glyphs=True)):
+    for step, (loaded,) in enumerate(Loader(data_set, processor, plan, total, with_glyphs=True)):
+        batch = loaded.batch
         started = time.process_time()
         losses = strategy.forward(batch, StepCounts.of([batch]))
         losses.total.backward()
         strategy.clip()
         strategy.step(learning_rate_factor(step, total, config))
         busy += time.process_time() - started
-        seen += len(batch.input_ids)
+        seen += batch.num_samples
         language.append(float(losses.language))
         glyph.append(float(losses.glyph) if losses.glyph is not None else 0.0)
         if (step + 1) % 100 == 0 or step + 1 == total:

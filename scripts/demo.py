@@ -169,7 +169,7 @@ def measure(test: Path, train: Path, pdfs: list[Path]) -> Callable[[list[tuple[s
     from parsit import hf
     from parsit.cli.eval import evaluate_engine
     from parsit.config import load_architecture
-    from parsit.data import read_files
+    from parsit.data.files import read_files
     from parsit.eval import DemoReport, StepTime, looking_report
     from parsit.parse.engine import ModelEngine, load_engine
     from parsit.parse.reader import Reader

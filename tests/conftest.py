@@ -15,6 +15,12 @@ from PIL import Image, ImageDraw
 from parsit.config import Architecture
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Indexes of test data lie in a folder of the test run, in the verbs' own processes as well."""
+    os.environ["PARSIT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def mini() -> Architecture:
     """All of the tiny preset's parts at the smallest size that still has several of everything."""

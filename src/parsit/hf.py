@@ -25,7 +25,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from parsit.config import Architecture
+from parsit.config import Architecture, architecture_names, load_architecture, unknown
 from parsit.model import ParsitConfig, ParsitForConditionalGeneration
 from parsit.model.vision import is_unused_tower_key
 from parsit.processing.chat import IM_END, IMAGE_TOKEN, PAD_TOKEN, VISION_END, VISION_START
@@ -203,6 +203,19 @@ def load_processor(path: str | Path) -> ParsitProcessor:
         return ParsitProcessor.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot load the processor: {' '.join(str(error).split())}") from error
+
+
+def processor_named(name: str) -> ParsitProcessor:
+    """The processor of a Parsit folder, or of an architecture preset.
+
+    Raises:
+        InputError: neither has that name; the nearest preset is named.
+    """
+    if Path(name).is_dir():
+        return load_processor(name)
+    if name not in architecture_names():
+        raise InputError(unknown("preset or folder", name, architecture_names()))
+    return new_processor(load_architecture(name))
 
 
 def _require_folder(path: str | Path) -> None:

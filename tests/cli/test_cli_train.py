@@ -141,7 +141,7 @@ def test_parse_and_ask_read_a_pdf_with_a_trained_model(folder):
 
 def test_from_python(folder):
     import parsit as package
-    from parsit.data import read_files
+    from parsit.data.files import read_files
 
     reader = package.load(folder / "run")
     image = read_files([folder / "data" / "test.jsonl"])[0].images[0].source

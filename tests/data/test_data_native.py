@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from parsit.data import read_files
+from parsit.data.faults import DataFault
+from parsit.data.files import read_files
 from parsit.types import GlyphBox, ImageRef, InputError
 
 HUMAN = {"from": "human", "value": "<image>\nRead."}
@@ -75,44 +76,78 @@ def test_several_images_go_where_their_markers_are(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("record", "message"),
+    ("record", "code"),
     [
-        ("{broken", "not valid JSON"),
-        ("[1]", "must be an object"),
-        ({"id": "1"}, "'conversations'"),
-        ({"conversations": []}, "'conversations'"),
-        ({"conversations": ["hello"]}, "turn 0"),
-        ({"conversations": [{"from": "robot", "value": "x"}]}, "'robot': use human, gpt or system"),
-        ({"conversations": [{"from": "human", "value": 3}]}, "text 'value'"),
+        ("{broken", "json-broken"),
+        ("[1]", "record-not-an-object"),
+        ({"id": "1"}, "conversations-missing"),
+        ({"id": [1], "conversations": [HUMAN, GPT]}, "id-wrong-type"),
+        ({"id": "\ud800", "conversations": [HUMAN, GPT]}, "text-not-unicode"),
+        ({"conversations": []}, "conversations-empty"),
+        ({"conversations": {}}, "conversations-wrong-type"),
+        ({"conversations": ["hello"]}, "turn-not-an-object"),
+        ({"conversations": [{"from": "robot", "value": "x"}]}, "role-unknown"),
+        ({"conversations": [{"from": ["human"], "value": "x"}]}, "role-unknown"),
+        ({"conversations": [{"value": "x"}]}, "role-missing"),
+        ({"conversations": [{"from": "human"}]}, "text-missing"),
+        ({"conversations": [{"from": "human", "value": 3}]}, "text-wrong-type"),
+        ({"conversations": [{"from": "human", "value": ["x", 3]}, GPT]}, "content-part-unknown"),
+        ({"image": "a.png", "conversations": [{"from": "human", "value": "no marker"}, GPT]}, "image-markers-missing"),
         (
-            {"image": "a.png", "conversations": [{"from": "human", "value": "no marker"}, GPT]},
-            "0 <image> in the text, but 1",
+            {"image": "a.png", "conversations": [{"from": "human", "value": "<image><image>"}, GPT]},
+            "image-markers-extra",
         ),
-        ({"image": "a.png", "conversations": [{"from": "human", "value": "<image><image>"}, GPT]}, "2 <image>"),
-        ({"conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": ""}]}, "no gpt turn with text"),
-        ({"image": "../secret.png", "conversations": [HUMAN, GPT]}, "leaves the image folder"),
-        ({"image": "/etc/secret.png", "conversations": [HUMAN, GPT]}, "leaves the image folder"),
-        ({"image": 7, "conversations": [HUMAN, GPT]}, "must be a path"),
-        ({"image": "a.png", "glyphs": [], "conversations": [HUMAN, GPT], "x": 1}, None),
-        ({"image": "a.png", "glyphs": [[["a", 1]]], "conversations": [HUMAN, GPT]}, "'glyphs' must hold"),
-        ({"image": "a.png", "glyphs": [[], []], "conversations": [HUMAN, GPT]}, "2 lists in 'glyphs', but 1 images"),
+        ({"image": "a.png", "conversations": [{"from": "human", "value": ["x"]}, GPT]}, "image-markers-missing"),
+        ({"conversations": [{"from": "human", "value": [None, "x"]}, GPT]}, "image-markers-extra"),
+        ({"conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": " "}]}, "turn-empty"),
+        ({"conversations": [{"from": "human", "value": "x"}]}, "nothing-supervised"),
+        ({"conversations": [GPT, {"from": "human", "value": "x"}]}, "first-turn-not-user"),
+        ({"conversations": [{"from": "human", "value": "x"}, GPT, GPT]}, "turns-not-alternating"),
+        ({"conversations": [{"from": "human", "value": "x"}, {"from": "system", "value": "s"}]}, "system-not-first"),
+        ({"conversations": [{"from": "human", "value": "\ud800"}, GPT]}, "text-not-unicode"),
+        ({"image": "../secret.png", "conversations": [HUMAN, GPT]}, "image-path-leaves-root"),
+        ({"image": "/etc/secret.png", "conversations": [HUMAN, GPT]}, "image-path-absolute"),
+        ({"image": "https://example.org/a.png", "conversations": [HUMAN, GPT]}, "image-url-remote"),
+        ({"image": "", "conversations": [HUMAN, GPT]}, "image-path-empty"),
+        ({"image": 7, "conversations": [HUMAN, GPT]}, "image-wrong-type"),
+        ({"image": "a\0.png", "conversations": [HUMAN, GPT]}, "image-wrong-type"),
+        ({"image": "data:image/png;base64,!", "conversations": [HUMAN, GPT]}, "data-url-broken"),
+        ({"image": "a.png", "glyphs": [[]], "conversations": [HUMAN, GPT], "x": 1}, None),
+        ({"image": "a.png", "glyphs": [], "conversations": [HUMAN, GPT]}, "glyphs-wrong-number"),
+        ({"image": "a.png", "glyphs": {}, "conversations": [HUMAN, GPT]}, "glyphs-wrong-type"),
+        ({"image": "a.png", "glyphs": [[["a", 1]]], "conversations": [HUMAN, GPT]}, "glyphs-wrong-type"),
+        ({"image": "a.png", "glyphs": [[], []], "conversations": [HUMAN, GPT]}, "glyphs-wrong-number"),
     ],
 )
-def test_each_fault_is_named_with_file_and_line(tmp_path, record, message):
+def test_each_fault_is_named_with_file_and_line(tmp_path, record, code):
     good = {"id": "0", "conversations": [{"from": "human", "value": "x"}, GPT]}
     path = write(tmp_path / "d.jsonl", good, record)
-    if message is None:
+    if code is None:
         assert len(read_files([path])) == 2
         return
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(DataFault) as caught:
         read_files([path])
-    assert f"{path}:2: " in str(caught.value)
-    assert message in str(caught.value)
+    assert caught.value.code == code
+    assert str(caught.value).startswith(f"{path}:2: ")
     assert "\n" not in str(caught.value)
 
 
+def test_a_value_may_be_a_list_of_texts_and_nulls(tmp_path):
+    record = {
+        "id": "1",
+        "image": ["a.png", "b.png"],
+        "conversations": [
+            {"from": "human", "value": ["The tag ", "<image>", " and ", None, ""]},
+            {"from": "gpt", "value": [None, "as you see"]},
+        ],
+    }
+    (sample,) = read_files([write(tmp_path / "d.jsonl", record)])
+    assert sample.turns[0].parts == ("The tag <image> and ", ImageRef(tmp_path / "a.png"))
+    assert sample.turns[1].parts == (ImageRef(tmp_path / "b.png"), "as you see")
+
+
 def test_missing_and_empty_files_are_named(tmp_path):
-    with pytest.raises(InputError, match="no such data file"):
+    with pytest.raises(InputError, match=r"none\.jsonl.*file-missing"):
         read_files([tmp_path / "none.jsonl"])
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(InputError, match="no samples"):

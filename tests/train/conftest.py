@@ -9,9 +9,8 @@ from PIL import Image, ImageDraw
 
 from parsit import hf
 from parsit.config import TrainConfig
-from parsit.data import build_index
+from parsit.data.dataset import in_memory
 from parsit.train import find_newest, train
-from parsit.train.loop import DataSet
 from parsit.types import GlyphBox, ImageRef, Sample, Turn
 
 
@@ -54,7 +53,7 @@ def run(mini, processor, samples):
         checkpoint = find_newest(output_dir, warn=print)
         if model is None:
             model = hf.load_model(checkpoint) if checkpoint else hf.new_model(mini, processor, seed)
-        data_set = DataSet(data, build_index(data, processor, 512))
+        data_set = in_memory(data, processor, 512)
         return train(config, model, processor, data_set, data_set, checkpoint)
 
     return start

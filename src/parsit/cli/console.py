@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -55,6 +56,22 @@ def bar(title: str, total: int, lines_in_pipe: bool = True) -> Iterator[Callable
             progress.advance(task, count)
             if plain is not None:
                 plain.advance(count)
+
+        yield advance
+
+
+@contextmanager
+def bars(title: str) -> Iterator[Callable[[Path, int, int], None]]:
+    """A bar for each file as it is worked on; yields a function of (file, items done, items in the file)."""
+    with ExitStack() as stack:
+        current: dict[Path, Callable[[int], None]] = {}
+
+        def advance(path: Path, done: int, total: int) -> None:
+            if path not in current:
+                stack.close()
+                current.clear()
+                current[path] = stack.enter_context(bar(f"{title} {path.name}", total))
+            current[path](done)
 
         yield advance
 

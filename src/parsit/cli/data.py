@@ -1,20 +1,22 @@
-"""`parsit data …`: sub-verbs that make and look at data."""
+"""`parsit data …`: sub-verbs that make, check, change and look at data; each is a module of its own."""
 
 from __future__ import annotations
 
 import difflib
-import os
-import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import importlib
 
-from parsit.cli.console import bar
-from parsit.cli.parser import Parser
 from parsit.types import UsageError
 
-if TYPE_CHECKING:
-    from parsit.synth import SynthSettings
+# sub-verb -> (module, its function of the command line, what it does)
+SUBVERBS = {
+    "synth": ("parsit.cli.data_synth", "synth", "make documents from scratch, with exact ground truth"),
+    "from-pdf": ("parsit.cli.data_from_pdf", "from_pdf", "make pairs of page image and text from PDFs"),
+    "import": ("parsit.cli.data_import", "import_", "turn a public document set into Parsit's format"),
+    "convert": ("parsit.cli.data_convert", "convert", "turn one format into another"),
+    "validate": ("parsit.cli.data_validate", "validate", "say what is wrong with data files"),
+    "show": ("parsit.cli.data_show", "show", "a page of samples as a model gets them"),
+    "stats": ("parsit.cli.data_show", "stats", "lengths, tiles, and how full packs would be"),
+}
 
 
 def main(argv: list[str]) -> int:
@@ -26,79 +28,12 @@ def main(argv: list[str]) -> int:
         near = difflib.get_close_matches(argv[0], SUBVERBS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UsageError(f"data: unknown sub-verb {argv[0]!r}{hint} (`parsit data --help` lists them)")
-    return SUBVERBS[argv[0]][0](argv[1:])
+    module, function, _ = SUBVERBS[argv[0]]
+    return getattr(importlib.import_module(module), function)(argv[1:])
 
 
 def usage() -> str:
     """The text of `parsit data --help`."""
-    lines = ["usage: parsit data SUBVERB [options]", "", "Make and look at data.", "", "sub-verbs:"]
-    lines += [f"  {name:<8}{summary}" for name, (_, summary) in SUBVERBS.items()]
+    lines = ["usage: parsit data SUBVERB [options]", "", "Make, check, change and look at data.", "", "sub-verbs:"]
+    lines += [f"  {name:<10}{summary}" for name, (_, _, summary) in SUBVERBS.items()]
     return "\n".join([*lines, "", "`parsit data SUBVERB --help` shows its options."])
-
-
-def synth(argv: list[str]) -> int:
-    """`parsit data synth`: make documents with their ground truth."""
-    settings = parse_synth(argv)
-    from parsit.synth import check_run, synthesise
-
-    check_run(settings)
-    started = time.monotonic()
-    with bar("pages", settings.pages) as advance:
-        counts = synthesise(settings, lambda _: advance(1))
-    seconds = time.monotonic() - started
-    records = ", ".join(f"{name} {count}" for name, count in counts.records_by_split.items())
-    print(
-        f"{counts.pages} pages, {counts.records} records ({records}) in {seconds:.1f} s"
-        f" ({counts.pages / seconds:.1f} pages/s, {counts.records / seconds:.0f} records/s): {settings.out}"
-    )
-    return 0
-
-
-def parse_synth(argv: list[str]) -> SynthSettings:
-    """The options of `parsit data synth`."""
-    from parsit.synth.content import KINDS
-    from parsit.synth.settings import SynthSettings
-
-    parser = Parser("parsit data synth", "Make documents from scratch, with exact ground truth, as a data set in DIR.")
-    option: Callable[..., Any] = parser.add_argument
-    option("--out", metavar="DIR", required=True, help="folder to make; must not exist")
-    option("--pages", type=int, required=True, metavar="N", help="number of pages to typeset")
-    option("--seed", type=int, default=0, metavar="S", help="the same seed gives the same bytes")
-    option("--kinds", default=",".join(KINDS), metavar="LIST", help="kinds of documents, separated by commas")
-    option("--unit", choices=("page", "line"), default="page", help="whole pages, or short crops of their lines")
-    option("--tasks", default="read,fields,qa", metavar="LIST", help="records per page (unit page): read,fields,qa")
-    option("--dpi", default="96-200", metavar="LOW-HIGH", help="range of resolutions")
-    option("--degrade", choices=("none", "light", "full"), default="full", help="scanner damage")
-    option("--max_chars", type=int, default=24, metavar="N", help="longest crop in characters (unit line)")
-    option("--glyphs", action="store_true", help="record every character's box (unit line always does)")
-    option("--validation_fraction", type=float, default=0.05, metavar="F", help="share of validation")
-    option("--test_fraction", type=float, default=0.05, metavar="F", help="share of test")
-    option("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
-    option("--overwrite", action="store_true", help="replace DIR if it is such a data set")
-    options = parser.parse_args(argv).as_dict()
-    return SynthSettings(
-        **options
-        | {
-            "out": Path(options["out"]).resolve(),
-            "kinds": tuple(options["kinds"].split(",")),
-            "tasks": tuple(options["tasks"].split(",")),
-            "dpi": parse_range(options["dpi"]),
-        }
-    )
-
-
-def parse_range(text: str) -> tuple[int, int]:
-    """`96-200` or `150` as lowest and highest.
-
-    Raises:
-        UsageError: it is neither.
-    """
-    low, _, high = text.partition("-")
-    if not low.isdecimal() or not (high or low).isdecimal():
-        raise UsageError(f"--dpi must be LOW-HIGH, for example 96-200, not {text!r}")
-    return int(low), int(high or low)
-
-
-SUBVERBS: dict[str, tuple[Callable[[list[str]], int], str]] = {
-    "synth": (synth, "make documents from scratch, with exact ground truth"),
-}

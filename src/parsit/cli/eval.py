@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--device", help="cpu, cuda, …; by default the GPU where there is one")
     args = parser.parse_args(argv)
 
-    from parsit.data import read_files
+    from parsit.data.files import read_files
 
     samples = read_files(args.data, args.image_folder)
     samples = samples[: args.limit] if args.limit > 0 else samples

@@ -15,7 +15,7 @@ from parsit.types import ParsitError, UsageError
 # verb -> (module with `main(argv) -> exit code`, what it does). The table is all that --help needs.
 VERBS = {
     "info": ("parsit.cli.info", "show a model's parts, parameters, image tokens and memory"),
-    "data": ("parsit.cli.data", "make and look at data: `parsit data synth`"),
+    "data": ("parsit.cli.data", "make, check, change and look at data"),
     "train": ("parsit.cli.train", "train a model from a preset"),
     "eval": ("parsit.cli.eval", "score a model on a data set"),
     "parse": ("parsit.cli.parse", "read PDFs and images into Markdown, JSON or text"),

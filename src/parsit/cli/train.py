@@ -22,9 +22,9 @@ from parsit.config import (
 from parsit.types import InputError, UsageError
 
 if TYPE_CHECKING:
+    from parsit.data.dataset import DataSet
     from parsit.model import ParsitForConditionalGeneration
     from parsit.processing.processor import ParsitProcessor
-    from parsit.train.loop import DataSet
 
 # What decides which sample is seen when, and what the weights are: these may not change on resume.
 FIXED_ON_RESUME = ("architecture", "mm_tunable_parts", "glyph_loss_weight", *MULTIMODAL_FLAGS, *PROCESSING_FLAGS)
@@ -38,7 +38,9 @@ def parse(argv: list[str]) -> TrainConfig:
     """
     parser = Parser("parsit train", "Train a model. PRESET[/STAGE] is one of: " + ", ".join(preset_names()))
     parser.add_argument("preset", metavar="PRESET[/STAGE]", help="where the settings start from")
-    parser.add_argument("--data", nargs="+", metavar="FILE", help="training files in Parsit's native format")
+    parser.add_argument(
+        "--data", nargs="+", metavar="FILE", help="training files of any known format, or a mixture .yaml"
+    )
     parser.add_argument("--eval_data", nargs="+", metavar="FILE", help="validation files, never trained on")
     parser.add_class_arguments(TrainConfig, as_group=False, skip={"data", "eval_data", "architecture"})
     if argv and not argv[0].startswith("-"):
@@ -75,6 +77,7 @@ def main(argv: list[str]) -> int:
     model = hf.load_model(start) if start else _new_model(config, architecture, processor)
     _require_given_flags(config, model, processor)
     output_dir.mkdir(parents=True, exist_ok=True)
+    training.write_findings(output_dir / "set_aside.jsonl")
     tell_parts(set_tunable(model, config.tunable_parts))
     if checkpoint:
         say(f"resuming from {checkpoint}")
@@ -173,12 +176,21 @@ def _new_model(
 
 
 def _data_set(paths: list[str], config: TrainConfig, processor: ParsitProcessor, what: str) -> DataSet:
-    """Samples and index, with a progress bar: files are read and checked before anything is trained."""
-    from parsit.cli.console import bar
-    from parsit.data import build_index, read_files
-    from parsit.train.loop import DataSet
+    """What is trained on, checked before anything is trained, with a progress bar where there is something to do."""
+    from parsit.cli.console import bars, say
+    from parsit.data.dataset import Limits, open_data
+    from parsit.data.sources import read_sources
 
-    samples = read_files(paths, config.image_folder)
-    with bar(f"checking {what} data", len(samples)) as advance:
-        index = build_index(samples, processor, config.model_max_length, advance)
-    return DataSet(samples, index)
+    tiles = config.max_tiles_per_pack if config.packing and what == "training" else 0
+    limits = Limits(config.model_max_length, config.over_long, tiles, config.max_bad_fraction)
+    with bars(f"checking {what} data") as advance:
+        data = open_data(
+            read_sources(paths, config.image_folder),
+            processor,
+            limits,
+            format_name=config.data_format,
+            seed=config.seed,
+            on_progress=advance,
+        )
+    say(f"{what} data: {data.describe()}")
+    return data

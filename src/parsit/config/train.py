@@ -87,18 +87,29 @@ class DataArguments:
     """What it is trained on.
 
     Args:
-        data: training files in Parsit's native format (JSON or JSONL).
+        data: training files of any known format, {a,b}.json, or a mixture .yaml.
+        data_format: the records' format; auto: detect, record by record.
         image_folder: folder that the records' image paths start from; by default each file's own.
         eval_data: validation files, never trained on.
-        model_max_length: longest sample in tokens; a longer one stops the run before it starts.
+        model_max_length: longest sample in tokens.
+        over_long: a longer sample is set aside (skip), cut at a turn's end (truncate), or stops the run (error).
+        max_bad_fraction: share of broken records above which nothing is trained.
+        packing: put samples that cannot see each other into rows of per_device_train_batch_size times
+            model_max_length tokens, instead of padding per_device_train_batch_size samples to one length.
+        max_tiles_per_pack: most tiles in such a row; 0: no limit.
         dataloader_num_workers: processes that decode and tokenise; 0: the training process itself.
         dataloader_prefetch_factor: batches that each worker holds ready.
     """
 
     data: list[str] | None = None
+    data_format: str = "auto"
     image_folder: str | None = None
     eval_data: list[str] | None = None
     model_max_length: int = 4096
+    over_long: Literal["skip", "truncate", "error"] = "skip"
+    max_bad_fraction: float = 0.001
+    packing: bool = False
+    max_tiles_per_pack: int = 0
     dataloader_num_workers: int = 1
     dataloader_prefetch_factor: int = 4
 
@@ -194,11 +205,12 @@ class TrainConfig(ModelArguments, DataArguments, TrainingArguments):
         at_least_one += ("logging_steps", "save_steps", "model_max_length", "dataloader_prefetch_factor")
         for name in at_least_one:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("dataloader_num_workers", "eval_steps", "save_total_limit", "warmup_steps", "seed"):
+        not_negative = ("dataloader_num_workers", "eval_steps", "save_total_limit", "warmup_steps", "seed")
+        for name in (*not_negative, "max_tiles_per_pack"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("weight_decay", "max_grad_norm", "glyph_loss_weight"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        for name in ("warmup_ratio", "min_lr_ratio"):
+        for name in ("warmup_ratio", "min_lr_ratio", "max_bad_fraction"):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "more than 0")
         _require(self.max_steps == -1 or self.max_steps >= 1, "max_steps", self.max_steps, "-1 or at least 1")

@@ -1,120 +1,171 @@
 """The loader: the plan's sample numbers to batches, in worker processes.
 
-Workers hold no state and draw no random numbers of their own, so a batch depends on the plan
-alone and not on which worker makes it. An error in a worker travels as a value: the main process
-raises it, in one line, instead of a traceback out of another process.
+Workers hold no state and draw no random numbers of their own, so a batch depends on the plan alone and not on which
+worker makes it; resuming is beginning at another step. A sample that cannot be read is left out of its batch, which
+keeps its place in the plan, and travels as a finding: on any number of processes the same samples are missing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from parsit.data.dataset import DataSet
+from parsit.data.faults import DataFault, Finding
 from parsit.data.plan import Plan
-from parsit.processing.collate import Batch, collate
+from parsit.processing.collate import Batch, collate, collate_packed
 from parsit.processing.processor import Features, ParsitProcessor
-from parsit.types import InputError, Sample
+from parsit.types import InputError
 
 
 @dataclass(frozen=True, slots=True)
-class BadBatch:
-    """A batch that could not be made: the first error."""
+class Loaded:
+    """A batch, and what had to be left out of it."""
 
-    error: str
+    batch: Batch
+    left_out: tuple[Finding, ...] = ()
+
+    def pin_memory(self) -> Loaded:
+        """The batch in page-locked memory (called by `DataLoader`)."""
+        return Loaded(self.batch.pin_memory(), self.left_out)
 
 
 class SampleDataset(Dataset):
-    """Samples as `Features`, or the error of the one that cannot be read."""
+    """Samples as `Features`, or a finding about the one that cannot be read."""
 
-    def __init__(self, samples: Sequence[Sample], processor: ParsitProcessor, with_glyphs: bool) -> None:
-        self.samples = samples
-        self.processor = processor
-        self.with_glyphs = with_glyphs
+    def __init__(self, data: DataSet, processor: ParsitProcessor, with_glyphs: bool) -> None:
+        self.data, self.processor, self.with_glyphs = data, processor, with_glyphs
 
     def __len__(self) -> int:
         """Number of samples."""
-        return len(self.samples)
+        return len(self.data)
 
-    def __getitem__(self, number: int) -> Features | BadBatch:
+    def __getitem__(self, number: int) -> Features | Finding:
         """Sample `number`, decoded and tokenised."""
-        sample = self.samples[number]
+        place = name = ""
         try:
-            return self.processor.encode(sample.turns, with_glyphs=self.with_glyphs)
+            sample = self.data.samples[number]
+            place, name = sample.place, sample.id
+            features = self.processor.encode(sample.turns, with_glyphs=self.with_glyphs)
+        except DataFault as fault:
+            return Finding(fault.code, fault.place or place, fault.detail, name)
         except InputError as error:
-            return BadBatch(f"{sample.place}: {error}")
+            return Finding("image-damaged", place, str(error), name)
+        found, planned = len(features.input_ids), int(self.data.num_tokens[number])
+        if found != planned:
+            return Finding("changed-since-indexed", place, f"{found} tokens, but {planned} when it was indexed", name)
+        return features
 
 
 @dataclass(frozen=True, slots=True)
 class _Collate:
     pad_token_id: int
+    packed: bool
 
-    def __call__(self, items: list[Features | BadBatch]) -> Batch | BadBatch:
-        for item in items:
-            if isinstance(item, BadBatch):
-                return item
-        return collate([item for item in items if isinstance(item, Features)], self.pad_token_id)
+    def __call__(self, items: list[Features | Finding]) -> Loaded:
+        features = [item for item in items if isinstance(item, Features)]
+        make = collate_packed if self.packed else collate
+        findings = tuple(item for item in items if isinstance(item, Finding))
+        return Loaded(make(features, self.pad_token_id), findings)
 
 
 @dataclass(frozen=True, slots=True)
-class _Steps:
-    """The plan's batches from one step to another, as a DataLoader's `batch_sampler`."""
+class _Shares:
+    """One rank's micro-batches from one step to another, as a DataLoader's `batch_sampler`."""
 
     plan: Plan
     first: int
     last: int
+    rank: int
+    world_size: int
 
     def __iter__(self) -> Iterator[list[int]]:
-        for batch in self.plan.batches(self.first, self.last):
-            yield batch.tolist()
+        for micro_batch in self.plan.shares(self.first, self.last, self.rank, self.world_size):
+            yield micro_batch.tolist()
 
 
-def _worker_init(_: int) -> None:
-    # One thread a worker: the training process has the cores.
+def seed_worker(_: int) -> None:
+    """Seed a worker's generators from torch's, as PyTorch's notes on reproducibility say; one thread each.
+
+    Nothing here draws random numbers; whatever a future augmentation draws will repeat.
+    """
+    info = get_worker_info()
+    assert info is not None
+    seed = info.seed % 2**32
+    random.seed(seed)
+    np.random.seed(seed)
+    # The training process has the cores.
     torch.set_num_threads(1)
 
 
-def loader(
-    samples: Sequence[Sample],
-    processor: ParsitProcessor,
-    plan: Plan,
-    first_step: int,
-    last_step: int,
-    *,
-    num_workers: int = 0,
-    prefetch_factor: int = 2,
-    with_glyphs: bool = False,
-) -> Iterator[Batch]:
-    """Batches of the optimizer steps `first_step` to `last_step` - 1.
+class Loader:
+    """Batches of a plan, step after step, for one rank.
 
     Args:
-        samples: what the plan's numbers stand for.
+        data: what the plan's numbers stand for.
         processor: the model's processor.
         plan: decides the order.
-        first_step: where to begin; no earlier batch is made.
         last_step: where to end.
+        packed: whether micro-batches are packs.
         num_workers: processes; 0: this one.
         prefetch_factor: batches that each worker holds ready.
         with_glyphs: make glyph targets as well.
-
-    Raises:
-        InputError: a sample that cannot be read, when its batch is reached.
+        rank: this process.
+        world_size: processes in all.
     """
-    batches = DataLoader(
-        SampleDataset(samples, processor, with_glyphs),
-        batch_sampler=_Steps(plan, first_step, last_step),  # type: ignore[arg-type]  (any iterable of lists will do)
-        collate_fn=_Collate(processor.chat_tokens.pad),
-        num_workers=num_workers,
-        prefetch_factor=prefetch_factor if num_workers else None,
-        worker_init_fn=_worker_init,
-        # DataLoader draws its workers' seed from this; from the global generator it would move on the numbers
-        # of the training run, and a resumed run would not equal an uninterrupted one.
-        generator=torch.Generator(),
-        pin_memory=torch.cuda.is_available(),
-    )
-    for batch in batches:
-        if isinstance(batch, BadBatch):
-            raise InputError(batch.error)
-        yield batch
+
+    def __init__(
+        self,
+        data: DataSet,
+        processor: ParsitProcessor,
+        plan: Plan,
+        last_step: int,
+        *,
+        packed: bool = False,
+        num_workers: int = 0,
+        prefetch_factor: int = 2,
+        with_glyphs: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.dataset = SampleDataset(data, processor, with_glyphs)
+        self.collate = _Collate(processor.chat_tokens.pad, packed)
+        self.plan, self.last_step = plan, last_step
+        self.num_workers, self.prefetch_factor = num_workers, prefetch_factor
+        self.rank, self.world_size = rank, world_size
+        self.next_step = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """The position: the next step."""
+        return {"step": self.next_step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on at a position that `state_dict` gave; takes as long for every step."""
+        self.next_step = state["step"]
+
+    def __iter__(self) -> Iterator[list[Loaded]]:
+        """The micro-batches of one optimizer step after another, from `next_step` on."""
+        batches = iter(
+            DataLoader(
+                self.dataset,
+                batch_sampler=_Shares(self.plan, self.next_step, self.last_step, self.rank, self.world_size),  # type: ignore[arg-type]  (any iterable of lists will do)
+                collate_fn=self.collate,
+                num_workers=self.num_workers,
+                prefetch_factor=self.prefetch_factor if self.num_workers else None,
+                worker_init_fn=seed_worker,
+                # DataLoader draws its workers' seed from this; from the global generator it would move on the numbers
+                # of the training run, and a resumed run would not equal an uninterrupted one.
+                generator=torch.Generator(),
+                pin_memory=torch.cuda.is_available(),
+            )
+        )
+        while self.next_step < self.last_step:
+            size = len(self.plan.share(self.next_step, self.rank, self.world_size))
+            step = [next(batches) for _ in range(size)]
+            self.next_step += 1
+            yield step

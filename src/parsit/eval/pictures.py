@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageOps
 
-from parsit.types import ImageRef
+from parsit.types import FileSlice, ImageRef
 
 # Larger images are not decoded for a thumbnail: 100 million pixels are 300 MB as RGB.
 _MAX_PIXELS = 100_000_000
@@ -51,6 +51,7 @@ def picture(ref: ImageRef, max_width: int, max_height: int) -> Picture:
     try:
         source = ref.source
         if not isinstance(source, Image.Image):
+            source = source.read() if isinstance(source, FileSlice) else source
             source = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
         if source.width * source.height > _MAX_PIXELS:
             return Picture(error=f"{source.width} × {source.height} pixels are too many to show here")

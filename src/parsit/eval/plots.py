@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
+import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from parsit.eval.metrics import Series
 from parsit.scores import Interval
@@ -86,6 +87,28 @@ def cer_histogram(cers: Sequence[float]) -> Markup:
         axes.margins(x=0.01, y=0.12)
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     return _svg(figure, "histogram", "Histogram of the character error rate")
+
+
+def length_histogram(num_tokens: np.ndarray, num_tiles: np.ndarray, name: str) -> Markup:
+    """Two panels: how many samples have how many tokens (on a logarithmic axis), and how many tiles."""
+    with matplotlib.rc_context(_STYLE):
+        figure, (tokens, tiles) = _figure(9, 2.8, 1, 2)
+        low, high = int(num_tokens.min()), int(num_tokens.max())
+        edges = np.geomspace(max(low, 1), high + 1, 41)
+        tokens.hist(num_tokens, bins=edges.tolist(), color=ACCENT)
+        tokens.set_xscale("log")
+        tokens.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+        tokens.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        tokens.xaxis.set_minor_locator(NullLocator())
+        tokens.set(xlabel="tokens of a sample", ylabel="samples")
+        bins = min(int(num_tiles.max()) + 1, 40)
+        tiles.hist(num_tiles, bins=(np.linspace(-0.5, int(num_tiles.max()) + 0.5, bins + 1)).tolist(), color=ACCENT)
+        tiles.set(xlabel="tiles of a sample")
+        tiles.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        for panel in (tokens, tiles):
+            panel.grid(False, axis="x")
+            panel.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return _svg(figure, name, f"Lengths from {low} to {high} tokens, and tiles up to {int(num_tiles.max())}")
 
 
 def interval_plot(rows: Sequence[tuple[str, Interval]], unit: str, name: str) -> Markup:

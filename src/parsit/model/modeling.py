@@ -22,6 +22,7 @@ from transformers.generation.utils import GenerationMixin
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
+from parsit.model import packed_attention
 from parsit.model.configuration import ParsitConfig
 from parsit.model.loss import supervised_loss
 from parsit.model.merge import merge_tiles, pool_tiles
@@ -103,6 +104,12 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def get_decoder(self) -> nn.Module:
         """The language model without `lm_head`."""
         return self.language_model.get_decoder()
+
+    def enable_packing(self) -> None:
+        """Give the language model the attention that packed batches need; others are computed by SDPA as before."""
+        packed_attention.register()
+        for config in (self.config.text_config, self.language_model.config):
+            config._attn_implementation = packed_attention.NAME
 
     def encode_tiles(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """`float[N, 3, H, W]` to the tower's features, `float[N, P, D_vision]`."""
@@ -191,6 +198,7 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         image_sizes: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
+        cu_seq_lens: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         inputs_embeds: torch.Tensor | None = None,
@@ -207,6 +215,8 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
             image_sizes: `int[images, 2]`, (height, width) in pixels.
             attention_mask: `int[B, T]`, 0 for padding.
             position_ids: `int[B, T]`; None: 0, 1, 2, …
+            cu_seq_lens: `int[conversations + 1]` on the CPU: the row is packed, conversations begin at these places
+                and cannot see each other; needs `enable_packing()`, and `position_ids` that begin again with each.
             labels: `int[B, T]`, -100 where nothing is learnt; with labels there are no logits.
             num_items_in_batch: divisor of the summed loss, see `supervised_loss`.
             inputs_embeds: `float[B, T, D]` instead of `input_ids` and images.
@@ -223,6 +233,11 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if input_ids is None:
                 raise ValueError("forward needs input_ids or inputs_embeds")
             inputs_embeds, vision_features_NPD = self.embed(input_ids, pixel_values, image_sizes)
+        if cu_seq_lens is not None:
+            if self.config.text_config._attn_implementation != packed_attention.NAME:
+                raise ValueError("cu_seq_lens without enable_packing(): conversations would see each other")
+            kwargs |= packed_attention.packed_inputs(inputs_embeds, cu_seq_lens)
+            attention_mask = kwargs.pop("attention_mask")
         decoded = self.get_decoder()(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,

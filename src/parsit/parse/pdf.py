@@ -48,6 +48,8 @@ class PdfFile:
         InputError: The file is encrypted, is no PDF that can be read, or has no pages.
     """
 
+    worker_script = WORKER_SCRIPT
+
     def __init__(self, path: Path, *, timeout_s: float, max_memory_bytes: int) -> None:
         self.path = path
         self.timeout_s = timeout_s
@@ -106,7 +108,7 @@ class PdfFile:
         """Start a worker, open the file in it, and return the number of pages."""
         self._process = subprocess.Popen(
             # -P: the script's folder holds modules of Parsit that must not hide others of their name.
-            [sys.executable, "-P", str(WORKER_SCRIPT), str(self.max_memory_bytes)],
+            [sys.executable, "-P", str(self.worker_script), str(self.max_memory_bytes)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,  # read when the worker is gone; it writes no more there than its last words

@@ -24,7 +24,9 @@ POINTS_PER_INCH = 72
 
 
 class Worker:
-    """One open PDF and the answers to requests about it."""
+    """One open PDF and the answers to requests about it: the methods that `REQUESTS` names."""
+
+    REQUESTS: tuple[str, ...] = ("open", "render", "text")
 
     def __init__(self) -> None:
         self.pdf: pdfium.PdfDocument | None = None
@@ -57,9 +59,10 @@ class Worker:
 
 def answer(worker: Worker, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     """Do one request; what goes wrong becomes an answer with `error` and, from PDFium, its `code`."""
-    do = {"open": worker.open, "render": worker.render, "text": worker.text}[request.pop("do")]
+    name = request.pop("do")
+    assert name in worker.REQUESTS
     try:
-        return do(**request)
+        return getattr(worker, name)(**request)
     except MemoryError:
         return {"error": "not enough memory"}, b""
     except pdfium.PdfiumError as error:
@@ -87,12 +90,11 @@ def private_output() -> BinaryIO:
     return output
 
 
-def main(max_memory_bytes: int) -> None:
-    """Answer requests until stdin ends."""
+def main(worker: Worker, max_memory_bytes: int) -> None:
+    """Let a worker answer requests until stdin ends."""
     output = private_output()
     limit_memory(max_memory_bytes)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
-    worker = Worker()
     for line in sys.stdin.buffer:
         request = json.loads(line)
         deadline_s = math.ceil(request.pop("timeout_s")) + 5
@@ -107,4 +109,4 @@ def main(max_memory_bytes: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(Worker(), int(sys.argv[1]))

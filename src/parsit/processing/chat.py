@@ -17,10 +17,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from parsit.types import ImageRef, Turn
+from parsit.types import Turn
 
 IM_START = "<|im_start|>"
 IM_END = "<|im_end|>"
@@ -126,61 +127,116 @@ def encode_chat(
     Raises:
         ValueError: `num_image_tokens` does not have one number for each image.
     """
-    counts = iter(num_image_tokens)
     num_images = sum(len(turn.images) for turn in turns)
     if num_images != len(num_image_tokens):
         raise ValueError(
             f"the conversation has {num_images} images, but {len(num_image_tokens)} image sizes were given"
         )
+    counts = iter(num_image_tokens)
     ids: list[int] = []
     labels: list[int] = []
-    newline = _text_ids("\n", tokenizer)
-    for turn in turns:
-        supervised = turn.role == "assistant"
-        header, body = _encode_turn(turn, counts, tokenizer, tokens)
-        body.append(tokens.im_end)
-        ids += [tokens.im_start, *header, *body, *newline]
-        ignored = [IGNORE_INDEX] * (1 + len(header))
-        learnt = [i if i != tokens.image else IGNORE_INDEX for i in body] if supervised else [IGNORE_INDEX] * len(body)
-        labels += [*ignored, *learnt, *([IGNORE_INDEX] * len(newline))]
-    if add_generation_prompt:
-        prompt = [tokens.im_start, *_text_ids("assistant\n", tokenizer)]
-        ids += prompt
-        labels += [IGNORE_INDEX] * len(prompt)
+    for kind, value, supervised in _pieces(turns, tokens, add_generation_prompt):
+        if kind == "text":
+            piece: Sequence[int] = _text_ids(value, tokenizer)
+        elif kind == "image":
+            piece, supervised = [tokens.image] * next(counts), False
+        else:
+            piece = [value]
+        ids += piece
+        labels += piece if supervised else [IGNORE_INDEX] * len(piece)
     return EncodedChat(ids, labels)
 
 
-def _encode_turn(
-    turn: Turn, counts: Iterator[int], tokenizer: PreTrainedTokenizerBase, tokens: ChatTokens
-) -> tuple[list[int], list[int]]:
-    r"""Ids of "role\n" and of the content; only an assistant's header is tokenised apart from its content."""
-    header = f"{turn.role}\n"
-    if turn.role == "assistant":
-        return list(_text_ids(header, tokenizer)), _content_ids("", turn, counts, tokenizer, tokens)
-    return [], _content_ids(header, turn, counts, tokenizer, tokens)
+@dataclass(frozen=True, slots=True)
+class ChatLength:
+    """Lengths of one conversation in tokens. `ends`: the length up to and with each turn."""
+
+    num_tokens: int
+    num_supervised: int
+    ends: tuple[int, ...]
 
 
-def _content_ids(
-    text: str, turn: Turn, counts: Iterator[int], tokenizer: PreTrainedTokenizerBase, tokens: ChatTokens
-) -> list[int]:
-    """Ids of a turn's parts. Text between two structural tokens is one piece, as in the rendered template."""
-    ids: list[int] = []
+def count_chats(
+    chats: Sequence[Sequence[Turn]],
+    num_image_tokens: Sequence[Sequence[int]],
+    tokenizer: PreTrainedTokenizerBase,
+    tokens: ChatTokens,
+) -> list[ChatLength]:
+    """The lengths that `encode_chat` would give, for many conversations at once.
+
+    All texts go through the tokenizer in one call, which costs a fraction of one call for each.
+
+    Args:
+        chats: the conversations.
+        num_image_tokens: for each conversation the tokens of each of its images.
+        tokenizer: the tokenizer.
+        tokens: its structural ids.
+    """
+    turns_of_chats = [[list(_turn_pieces(turn, tokens)) for turn in chat] for chat in chats]
+    texts = {v for turns in turns_of_chats for pieces in turns for kind, v, _ in pieces if kind == "text"}
+    lengths = _text_lengths(list(texts), tokenizer)
+    result = []
+    for turns, image_tokens in zip(turns_of_chats, num_image_tokens, strict=True):
+        counts = iter(image_tokens)
+        total = supervised_total = 0
+        ends = []
+        for pieces in turns:
+            for kind, value, supervised in pieces:
+                size = lengths[value] if kind == "text" else next(counts) if kind == "image" else 1
+                total += size
+                supervised_total += size if supervised and kind != "image" else 0
+            ends.append(total)
+        result.append(ChatLength(total, supervised_total, tuple(ends)))
+    return result
+
+
+# What a conversation consists of: a structural token's id, a text, or an image; and whether it is learnt.
+_Piece = tuple[Literal["token", "text", "image"], Any, bool]
+
+
+def _pieces(turns: Sequence[Turn], tokens: ChatTokens, add_generation_prompt: bool) -> Iterator[_Piece]:
+    for turn in turns:
+        yield from _turn_pieces(turn, tokens)
+    if add_generation_prompt:
+        yield "token", tokens.im_start, False
+        yield "text", "assistant\n", False
+
+
+def _turn_pieces(turn: Turn, tokens: ChatTokens) -> Iterator[_Piece]:
+    """One turn. Text between two structural tokens is one piece, as in the rendered template.
+
+    Only an assistant's header is tokenised apart from the content.
+    """
+    supervised = turn.role == "assistant"
+    yield "token", tokens.im_start, False
+    text = f"{turn.role}\n"
+    if supervised:
+        yield "text", text, False
+        text = ""
     for part in turn.parts:
-        if isinstance(part, ImageRef):
-            ids += _text_ids(text, tokenizer)
-            ids += _image_ids(next(counts), tokens)
-            text = ""
-        else:
+        if isinstance(part, str):
             text += part
-    ids += _text_ids(text, tokenizer)
-    return ids
+            continue
+        if text:
+            yield "text", text, supervised
+        text = ""
+        if tokens.vision_start is not None:
+            yield "token", tokens.vision_start, supervised
+        yield "image", part, supervised
+        if tokens.vision_end is not None:
+            yield "token", tokens.vision_end, supervised
+    if text:
+        yield "text", text, supervised
+    yield "token", tokens.im_end, supervised
+    yield "text", "\n", False
 
 
-def _image_ids(count: int, tokens: ChatTokens) -> list[int]:
-    placeholders = [tokens.image] * count
-    if tokens.vision_start is None or tokens.vision_end is None:
-        return placeholders
-    return [tokens.vision_start, *placeholders, tokens.vision_end]
+def _text_lengths(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Tokens of each text, nothing in it special."""
+    if not texts:
+        return {}
+    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False)
+    return {text: len(ids) for text, ids in zip(texts, encoded["input_ids"], strict=True)}  # type: ignore[arg-type]
 
 
 def _text_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> Sequence[int]:

@@ -1,4 +1,4 @@
-"""Several conversations to one padded batch."""
+"""Several conversations to one batch: padded to one length, or packed into one row without padding."""
 
 from __future__ import annotations
 
@@ -13,19 +13,23 @@ from parsit.processing.processor import Features
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A padded batch.
+    """A batch, padded or packed.
 
-    `input_ids`, `attention_mask`, `labels`: `int[B, T]`. `pixel_values`: `float[N, 3, S, S]`, tiles
-    of all images in order, or None. `image_sizes`: `int[images, 2]`, (height, width), or None.
-    `glyph_targets`: `int[N, P, slots]` or None.
+    `input_ids`, `labels`: `int[B, T]`. `pixel_values`: `float[N, 3, S, S]`, tiles of all images in order, or None.
+    `image_sizes`: `int[images, 2]`, (height, width), or None. `glyph_targets`: `int[N, P, slots]` or None.
+    Padded: `attention_mask`: `int[B, T]`, 0 for padding. Packed: B is 1, `position_ids`: `int[1, T]` begins again
+    with each conversation, and `cu_seq_lens`: `int32[conversations + 1]` says where each begins and the last ends.
     """
 
     input_ids: torch.Tensor
-    attention_mask: torch.Tensor
     labels: torch.Tensor
     pixel_values: torch.Tensor | None
     image_sizes: torch.Tensor | None
     glyph_targets: torch.Tensor | None = None
+    attention_mask: torch.Tensor | None = None
+    position_ids: torch.Tensor | None = None
+    cu_seq_lens: torch.Tensor | None = None
+    num_samples: int = 0
 
     @property
     def num_supervised(self) -> int:
@@ -35,39 +39,83 @@ class Batch:
     @property
     def num_tokens(self) -> int:
         """Positions that are not padding."""
-        return int(self.attention_mask.sum())
+        return self.input_ids.numel() if self.attention_mask is None else int(self.attention_mask.sum())
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
-        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        # The row's cuts stay on the CPU: they decide which kernels are called.
+        moved = {
+            name: value.to(device, non_blocking=True)
+            for name, value in values.items()
+            if isinstance(value, torch.Tensor) and name != "cu_seq_lens"
+        }
+        return replace(self, **moved)
 
-    def model_inputs(self, with_labels: bool = True) -> dict[str, torch.Tensor | None]:
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory (called by `DataLoader`)."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: v.pin_memory() for k, v in tensors.items() if isinstance(v, torch.Tensor)})
+
+    def model_inputs(self, with_labels: bool = True) -> dict[str, torch.Tensor]:
         """Keyword arguments of the model's `forward` (or `generate`, without labels)."""
-        names = ["input_ids", "attention_mask", "pixel_values", "image_sizes"] + (["labels"] if with_labels else [])
-        return {name: getattr(self, name) for name in names}
+        names = ("input_ids", "attention_mask", "position_ids", "cu_seq_lens", "pixel_values", "image_sizes")
+        inputs = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return inputs | ({"labels": self.labels} if with_labels else {})
 
 
 def collate(features: Sequence[Features], pad_token_id: int, padding_side: str = "right") -> Batch:
-    """Pad to the longest conversation: on the right for training, on the left for generation."""
-    longest = max(len(item.input_ids) for item in features)
-    shape = (len(features), longest)
+    """Pad to the longest conversation: on the right for training, on the left for generation.
+
+    Without a conversation, one row of one padding token without a label.
+    """
+    longest = max((len(item.input_ids) for item in features), default=1)
+    shape = (max(len(features), 1), longest)
     input_ids = torch.full(shape, pad_token_id)
     labels = torch.full(shape, IGNORE_INDEX)
-    attention_mask = torch.zeros(shape, dtype=torch.long)
+    # A row without a position that may be seen would be NaN; the lone padding token sees itself.
+    attention_mask = torch.zeros(shape, dtype=torch.long) if features else torch.ones(shape, dtype=torch.long)
     for row, item in enumerate(features):
         length = len(item.input_ids)
         where = slice(0, length) if padding_side == "right" else slice(longest - length, longest)
         input_ids[row, where] = item.input_ids
         labels[row, where] = item.labels
         attention_mask[row, where] = 1
-    pixels = [item.pixel_values for item in features if item.pixel_values is not None]
-    glyphs = [item.glyph_targets for item in features if item.glyph_targets is not None]
     return Batch(
         input_ids=input_ids,
-        attention_mask=attention_mask,
         labels=labels,
-        pixel_values=torch.cat(pixels) if pixels else None,
-        image_sizes=torch.cat([item.image_sizes for item in features]) if pixels else None,
-        glyph_targets=torch.cat(glyphs) if glyphs else None,
+        attention_mask=attention_mask,
+        num_samples=len(features),
+        **_image_tensors(features),
     )
+
+
+def collate_packed(features: Sequence[Features], pad_token_id: int) -> Batch:
+    """One row, conversation after conversation; a single padding token without a label where there is none.
+
+    No conversation can learn from the one before it: the first token of each has no label.
+    """
+    ids = [item.input_ids for item in features] or [torch.tensor([pad_token_id])]
+    labels = [item.labels for item in features] or [torch.tensor([IGNORE_INDEX])]
+    lengths = torch.tensor([len(item) for item in ids])
+    row_of_labels = torch.cat(labels)
+    starts = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
+    row_of_labels[starts[:-1]] = IGNORE_INDEX
+    return Batch(
+        input_ids=torch.cat(ids)[None],
+        labels=row_of_labels[None],
+        position_ids=torch.cat([torch.arange(len(item)) for item in ids])[None],
+        cu_seq_lens=starts.int(),
+        num_samples=len(features),
+        **_image_tensors(features),
+    )
+
+
+def _image_tensors(features: Sequence[Features]) -> dict[str, torch.Tensor | None]:
+    pixels = [item.pixel_values for item in features if item.pixel_values is not None]
+    glyphs = [item.glyph_targets for item in features if item.glyph_targets is not None]
+    return {
+        "pixel_values": torch.cat(pixels) if pixels else None,
+        "image_sizes": torch.cat([item.image_sizes for item in features]) if pixels else None,
+        "glyph_targets": torch.cat(glyphs) if glyphs else None,
+    }

@@ -38,7 +38,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from parsit.types import InputError
+from parsit.types import FileSlice, InputError
 
 # Pillow's names. JPEG covers MPO, the JPEG with several pictures that phones write; PPM all of netpbm.
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM")
@@ -48,7 +48,7 @@ FORMATS_IN_WORDS = "PNG, JPEG, TIFF, WebP, BMP, GIF, PPM"
 MAX_PIXELS = 89_478_485
 
 # What Pillow's decoders raise on bytes that are not what they claim to be.
-_DECODE_ERRORS = (
+DECODE_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -60,7 +60,7 @@ _DECODE_ERRORS = (
     struct.error,
 )
 
-Source = str | Path | bytes | Image.Image
+Source = str | Path | FileSlice | bytes | Image.Image
 
 # EXIF 2.32, tag 274 (Orientation): what turns the stored picture upright.
 _UPRIGHT = {
@@ -81,7 +81,7 @@ def load_image(source: Source, *, max_pixels: int = MAX_PIXELS, frame: int = 0) 
     """Decode an image to RGB, upright.
 
     Args:
-        source: A file, its encoded bytes, or an image that Pillow has opened.
+        source: A file, a part of a file, the encoded bytes, or an image that Pillow has opened.
         max_pixels: The most pixels (width × height) that may be decoded. Pillow's own limit of
             178,956,970 holds above it.
         frame: Which picture of a TIFF or an animated file, from 0. Of an opened image the picture
@@ -122,10 +122,11 @@ def open_image(source: Source, *, max_pixels: int | None) -> Iterator[Image.Imag
         _check_size(source.size, name, max_pixels)
         yield source
         return
-    if isinstance(source, bytes):
-        if not source:
+    if isinstance(source, (bytes, FileSlice)):
+        data = source if isinstance(source, bytes) else read_slice(source)
+        if not data:
             raise InputError(f"{name} is empty (0 bytes)")
-        image = _open_stream(io.BytesIO(source), name, max_pixels)
+        image = _open_stream(io.BytesIO(data), name, max_pixels)
     else:
         check_file(Path(source))
         image = _open_stream(Path(source), name, max_pixels)
@@ -142,11 +143,11 @@ def decode_image(image: Image.Image, name: str, *, max_pixels: int = MAX_PIXELS,
     _seek(image, name, frame, max_pixels)
     orientation = _orientation(image)
     try:
-        with _quiet():
+        with quiet():
             image.load()
     except Image.DecompressionBombError as error:
         raise _too_large(name, _pixels_in(error), max_pixels) from error
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         raise InputError(f"{name} is damaged or cut off and cannot be decoded: {_one_line(error)}") from error
     rgb = to_rgb(image, name)
     return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
@@ -161,9 +162,9 @@ def frame_count(image: Image.Image, name: str) -> int:
     if image.format != "TIFF":
         return 1
     try:
-        with _quiet():
+        with quiet():
             return getattr(image, "n_frames", 1)
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         raise InputError(f"{name} is damaged: {_one_line(error)}") from error
 
 
@@ -190,13 +191,32 @@ def check_file(path: Path) -> int:
     return size
 
 
+def read_slice(source: FileSlice) -> bytes:
+    """A part of a file, whole.
+
+    Raises:
+        InputError: The file cannot be read, or ends before the part does.
+    """
+    try:
+        data = source.read()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name_of(source)} cannot be read: {_one_line(error)}") from error
+    if len(data) < source.size:
+        raise InputError(f"{name_of(source)} is cut off: the file ends after {len(data):,} of {source.size:,} bytes")
+    return data
+
+
 def name_of(source: Source) -> str:
-    """What an error message calls this source."""
-    if isinstance(source, bytes):
-        return f"image of {len(source):,} bytes"
-    if isinstance(source, Image.Image):
-        return getattr(source, "filename", "") or f"image of {source.width} × {source.height} pixels"
-    return str(source)
+    """What an error message calls this source, on one line whatever its name holds."""
+    if isinstance(source, FileSlice):
+        name = f"{source.path} at byte {source.offset}"
+    elif isinstance(source, bytes):
+        name = f"image of {len(source):,} bytes"
+    elif isinstance(source, Image.Image):
+        name = getattr(source, "filename", "") or f"image of {source.width} × {source.height} pixels"
+    else:
+        name = str(source)
+    return name if name.isprintable() else repr(name)
 
 
 def to_rgb(image: Image.Image, name: str) -> Image.Image:
@@ -227,7 +247,7 @@ def _grey_from_numbers(image: Image.Image, name: str) -> Image.Image:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without Pillow's warnings: large sizes are judged here, damaged pixels raise, damaged metadata is not used."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -238,7 +258,7 @@ def _quiet() -> Iterator[None]:
 def _open_stream(file: Path | io.BytesIO, name: str, max_pixels: int | None) -> Image.Image:
     """`Image.open` on the allow-list, with its errors turned into ours."""
     try:
-        with _quiet():
+        with quiet():
             return Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise _too_large(name, _pixels_in(error), max_pixels) from error
@@ -246,7 +266,7 @@ def _open_stream(file: Path | io.BytesIO, name: str, max_pixels: int | None) -> 
         raise InputError(
             f"{name} is no image of a known format ({FORMATS_IN_WORDS}), or its header is damaged"
         ) from error
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         raise InputError(f"{name} cannot be opened as an image: {_one_line(error)}") from error
 
 
@@ -254,13 +274,13 @@ def _seek(image: Image.Image, name: str, frame: int, max_pixels: int) -> None:
     """Go to a frame and check its size, which in a TIFF is its own."""
     if frame:
         try:
-            with _quiet():
+            with quiet():
                 image.seek(frame)
         except Image.DecompressionBombError as error:
             raise _too_large(name, _pixels_in(error), max_pixels) from error
         except EOFError as error:
             raise InputError(f"{name} has no frame {frame} (frames count from 0)") from error
-        except _DECODE_ERRORS as error:
+        except DECODE_ERRORS as error:
             raise InputError(f"{name} is damaged at frame {frame}: {_one_line(error)}") from error
     _check_size(image.size, name, max_pixels)
 
@@ -274,9 +294,9 @@ def _orientation(image: Image.Image) -> int:
     if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
         return 1
     try:
-        with _quiet():
+        with quiet():
             orientation = image.getexif().get(_ORIENTATION_TAG)
-    except _DECODE_ERRORS:
+    except DECODE_ERRORS:
         return 1  # a damaged EXIF block says nothing about the picture
     return orientation if orientation in _UPRIGHT else 1
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
-from parsit.processing.chat import IMAGE_TOKEN, PAD_TOKEN, ChatTokens, encode_chat
+from parsit.processing.chat import IMAGE_TOKEN, PAD_TOKEN, ChatLength, ChatTokens, count_chats, encode_chat
 from parsit.processing.chat import chat_template as parsit_chat_template
 from parsit.processing.glyphs import NOT_ASKED, glyph_targets
 from parsit.processing.image_processor import ParsitImageProcessor
@@ -125,10 +125,15 @@ class ParsitProcessor(ProcessorMixin):
         Raises:
             InputError: an image without a readable header.
         """
+        length, num_tiles = self.measure(turns)
+        return length.num_tokens, num_tiles
+
+    def measure(self, turns: Sequence[Turn]) -> tuple[ChatLength, int]:
+        """The lengths of the conversation and of its turns, and its tiles. Raises as `count`."""
         layout = self.image_processor.layout
         plans = [layout.plan(*image_size(image.source)) for turn in turns for image in turn.images]
-        chat = encode_chat(turns, [plan.num_tokens for plan in plans], self.tokenizer, self.chat_tokens)
-        return len(chat.input_ids), sum(plan.num_tiles for plan in plans)
+        (length,) = count_chats([turns], [[plan.num_tokens for plan in plans]], self.tokenizer, self.chat_tokens)
+        return length, sum(plan.num_tiles for plan in plans)
 
     def encode(self, turns: Sequence[Turn], add_generation_prompt: bool = False, with_glyphs: bool = False) -> Features:
         """One conversation to tensors.

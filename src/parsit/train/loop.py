@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,8 +21,11 @@ from pathlib import Path
 import torch
 
 from parsit.config import TrainConfig
-from parsit.data import Index, Plan, loader
+from parsit.data.dataset import DataSet
+from parsit.data.loader import Loader
+from parsit.data.plan import Packed, Padded, Plan, Work
 from parsit.model import ParsitForConditionalGeneration
+from parsit.model.flops import step_flops
 from parsit.processing.collate import Batch
 from parsit.processing.processor import ParsitProcessor
 from parsit.train.checkpoint import (
@@ -34,20 +37,13 @@ from parsit.train.checkpoint import (
     save_checkpoint,
     write_best,
 )
+from parsit.train.left_out import LeftOut
 from parsit.train.metrics import Log, Throughput, peak_memory_bytes
 from parsit.train.objective import Losses, Objective, StepCounts
 from parsit.train.optimizer import groups_of, learning_rate_factor
 from parsit.train.parts import set_tunable
 from parsit.train.strategy import SingleDevice
-from parsit.types import InputError, ParsitError, Sample
-
-
-@dataclass(frozen=True, slots=True)
-class DataSet:
-    """Samples and their index."""
-
-    samples: Sequence[Sample]
-    index: Index
+from parsit.types import InputError, ParsitError
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +89,7 @@ def train(
         Log(output_dir, state.step, run.total_steps, config.logging_steps, tensorboard) as log,
         _stop_signals() as stopped,
     ):
+        run.left_out.begin(state.step, log.say)
         batches = run.training_batches(state.step)
         for step in range(state.step, run.total_steps):
             entry = run.step(step, batches)
@@ -136,30 +133,36 @@ class _Run:
         objective = Objective(model, config.glyph_loss_weight)
         self.strategy = SingleDevice(objective, groups_of(objective, config), config)
         self.objective = objective.train()
-        lengths = training.index.num_tokens
-        self.plan = Plan(lengths, config.per_device_train_batch_size, config.gradient_accumulation_steps, config.seed)
+        if config.packing:
+            model.enable_packing()
+        self.plan = Plan(_micro_batches(config, training, _work(model)), config.gradient_accumulation_steps)
         whole = round(config.num_train_epochs * self.plan.steps_per_epoch)
         self.total_steps = config.max_steps if config.max_steps > 0 else max(whole, 1)
         self.fingerprint = _fingerprint(training, config)
         self.throughput = Throughput()
+        self.left_out = LeftOut(Path(str(config.output_dir)), training, config.max_bad_fraction)
 
-    def training_batches(self, first_step: int) -> Iterator[Batch]:
-        """The batches of all steps from `first_step` on."""
-        return loader(
-            self.training.samples,
+    def training_batches(self, first_step: int) -> Iterator[list[Batch]]:
+        """The micro-batches of each step from `first_step` on; what had to be left out of them is told."""
+        loader = Loader(
+            self.training,
             self.processor,
             self.plan,
-            first_step,
             self.total_steps,
+            packed=self.config.packing,
             num_workers=self.config.dataloader_num_workers,
             prefetch_factor=self.config.dataloader_prefetch_factor,
             with_glyphs=bool(self.config.glyph_loss_weight),
         )
+        loader.load_state_dict({"step": first_step})
+        for step, loaded in enumerate(loader, first_step + 1):
+            self.left_out.add(step, [finding for one in loaded for finding in one.left_out])
+            yield [one.batch for one in loaded]
 
-    def step(self, step: int, batches: Iterator[Batch]) -> dict[str, float]:
+    def step(self, step: int, batches: Iterator[list[Batch]]) -> dict[str, float]:
         """One optimizer step; returns its entry for metrics.jsonl."""
         started = time.perf_counter()
-        step_batches = [next(batches) for _ in self.plan.step(step)]
+        step_batches = next(batches)
         waited = time.perf_counter() - started
         counts = StepCounts.of(step_batches)
         losses = []
@@ -171,14 +174,13 @@ class _Run:
         norm = float(self.strategy.clip())
         self._require_finite(step, language, glyph, norm)
         self.strategy.step(learning_rate_factor(step, self.total_steps, self.config))
-        self.throughput.add(
-            sum(batch.num_tokens for batch in step_batches), sum(len(batch.input_ids) for batch in step_batches), waited
-        )
+        self.throughput.add(step_batches, waited)
         rates = self.strategy.learning_rates
         entry = {"step": step + 1, "loss": language, "grad_norm": norm, "learning_rate": max(rates.values())}
         if glyph is not None:
             entry["glyph_loss"] = glyph
         entry |= {"supervised_tokens": counts.supervised, **self.throughput.take()}
+        entry["left_out"] = len(self.left_out)
         entry["peak_memory_bytes"] = peak_memory_bytes(self.strategy.device)
         return entry
 
@@ -196,9 +198,12 @@ class _Run:
         """Nats per supervised token over the validation set."""
         assert self.validation is not None
         self.objective.eval()
-        plan = Plan(self.validation.index.num_tokens, self.config.per_device_eval_batch_size, 1, seed=0)
+        data = self.validation
+        plan = Plan(Padded(data.num_tokens, data.num_tiles, self.config.per_device_eval_batch_size), 1)
         nats, tokens = 0.0, 0
-        for batch in loader(self.validation.samples, self.processor, plan, 0, plan.steps_per_epoch):
+        for (loaded,) in Loader(data, self.processor, plan, plan.steps_per_epoch):
+            self.left_out.require_none(loaded.left_out)
+            batch = loaded.batch
             with self.strategy.autocast():
                 output = self.model(**batch.to(self.strategy.device).model_inputs(), num_items_in_batch=1)
             nats += float(output.loss)
@@ -261,15 +266,24 @@ def _rng_tensors() -> dict[str, torch.Tensor]:
     return tensors
 
 
+def _work(model: ParsitForConditionalGeneration) -> Work:
+    flops = step_flops(model)
+    return Work(flops.per_token, flops.per_token_squared, flops.per_tile)
+
+
+def _micro_batches(config: TrainConfig, data: DataSet, work: Work) -> Packed | Padded:
+    size = config.per_device_train_batch_size
+    if not config.packing:
+        return Padded(data.num_tokens, data.num_tiles, size, config.seed, work)
+    max_tokens = size * config.model_max_length
+    return Packed(data.num_tokens, data.num_tiles, max_tokens, config.max_tiles_per_pack, config.seed, work)
+
+
 def _fingerprint(training: DataSet, config: TrainConfig) -> str:
     """A digest of all that decides which sample is read at which step."""
-    digest = hashlib.sha256()
-    digest.update(training.index.num_tokens.tobytes())
-    for sample in training.samples:
-        digest.update(sample.id.encode())
     order = (config.seed, config.per_device_train_batch_size, config.gradient_accumulation_steps)
-    digest.update(repr(order).encode())
-    return digest.hexdigest()
+    order += (config.packing, config.packing and config.model_max_length, config.max_tiles_per_pack)
+    return hashlib.sha256(training.digest + repr(order).encode()).hexdigest()
 
 
 @contextmanager

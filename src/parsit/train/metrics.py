@@ -11,6 +11,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from parsit.processing.collate import Batch
 from parsit.types import ParsitError
 
 METRICS_FILE = "metrics.jsonl"
@@ -40,20 +42,21 @@ def cut_back(path: Path, step: int) -> None:
 
 
 class Throughput:
-    """Rates since the last entry: tokens and samples a second, and the share of time spent waiting for data."""
+    """Since the last entry: tokens and samples a second, the share of time spent waiting for data, and of padding."""
 
     def __init__(self) -> None:
         self._reset()
 
     def _reset(self) -> None:
         self.started = time.perf_counter()
-        self.tokens = self.samples = 0
+        self.tokens = self.samples = self.positions = 0
         self.waited = 0.0
 
-    def add(self, tokens: int, samples: int, waited: float) -> None:
+    def add(self, batches: Sequence[Batch], waited: float) -> None:
         """Count one step."""
-        self.tokens += tokens
-        self.samples += samples
+        self.tokens += sum(batch.num_tokens for batch in batches)
+        self.positions += sum(batch.input_ids.numel() for batch in batches)
+        self.samples += sum(batch.num_samples for batch in batches)
         self.waited += waited
 
     def take(self) -> dict[str, float]:
@@ -63,6 +66,7 @@ class Throughput:
             "tokens_per_s": self.tokens / seconds,
             "samples_per_s": self.samples / seconds,
             "data_wait": self.waited / seconds,
+            "padding": 1 - self.tokens / max(self.positions, 1),
         }
         self._reset()
         return rates

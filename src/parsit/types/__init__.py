@@ -6,10 +6,11 @@ Nothing here imports torch, transformers or Pillow, so `parsit --help` and data 
 from parsit.types.document import Document, Page
 from parsit.types.errors import InputError, ParsitError, UsageError
 from parsit.types.generation import Generation
-from parsit.types.sample import GlyphBox, ImageRef, Role, Sample, Turn
+from parsit.types.sample import FileSlice, GlyphBox, ImageRef, Role, Sample, Turn
 
 __all__ = [
     "Document",
+    "FileSlice",
     "Generation",
     "GlyphBox",
     "ImageRef",

@@ -28,14 +28,29 @@ class GlyphBox:
 
 
 @dataclass(frozen=True, slots=True)
+class FileSlice:
+    """Bytes inside a file, read when they are needed: a member of a tar shard."""
+
+    path: Path
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """The bytes; fewer than `size` where the file ends before. Raises `OSError`."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+@dataclass(frozen=True, slots=True)
 class ImageRef:
-    """An image by reference: a file, its encoded bytes, or an image that is already decoded.
+    """An image by reference: a file, part of a file, its encoded bytes, or an image that is already decoded.
 
     `glyphs` holds the characters in the image where they are known (synthetic documents, PDFs with
     a text layer); only the glyph loss looks at them.
     """
 
-    source: Path | bytes | Image
+    source: Path | FileSlice | bytes | Image
     glyphs: tuple[GlyphBox, ...] = ()
 
 

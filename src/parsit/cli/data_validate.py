@@ -1,0 +1,192 @@
+"""`parsit data validate`: what is wrong with data files, before anything is trained on them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from parsit.cli.console import bar, quiet_libraries
+from parsit.cli.parser import Parser
+from parsit.types import Sample, UsageError
+
+if TYPE_CHECKING:
+    from parsit.data.look import Rules
+    from parsit.data.validate import Report
+    from parsit.processing.processor import ParsitProcessor
+
+_COLUMNS = ("code", "count", "level", "meaning", "for example", "what to do")
+
+
+def validate(argv: list[str]) -> int:
+    """Run `parsit data validate …`; 0: nothing but notes, 1: faults.
+
+    Raises:
+        UsageError: options that make no sense together.
+        InputError: a mixture that cannot be read, an image folder that does not exist.
+    """
+    options = _parse(argv)
+    from parsit.data.sources import read_sources
+    from parsit.data.validate import validate_sources
+
+    sources = read_sources(
+        [*options["files"], *([options["input"]] if options["input"] else [])], options["image_folder"]
+    )
+    findings_file = Path(options["findings"]) if options["findings"] else None
+    if findings_file is not None:
+        _refuse_to_overwrite(findings_file)
+    rules = _rules(options)
+    with _progress() as on_progress:
+        report = validate_sources(sources, rules, on_progress, workers=options["workers"], findings_file=findings_file)
+    _show(report)
+    return 1 if report.number("fault") else 0
+
+
+def _parse(argv: list[str]) -> dict[str, Any]:
+    from parsit.data.formats import FORMATS
+
+    parser = Parser(
+        "parsit data validate",
+        "Look at every record and image of data files, and say what is wrong. Exit code 1 where there is a fault, 0"
+        " with notes alone.",
+    )
+    option: Callable[..., Any] = parser.add_argument
+    option("files", nargs="*", metavar="FILE", help="data files, {a,b}.json, or mixtures (.yaml)")
+    option("--input", metavar="FILE", help="one more data file")
+    option("--image_folder", metavar="DIR", help="where image paths start; without it, image files are not opened")
+    option("--format", choices=("auto", *FORMATS), default="auto", help="the records' format; auto: each record's own")
+    option("--deep", action="store_true", help="decode every image, instead of its header and its end alone")
+    option("--model", metavar="M", help="a model's folder or a preset: ask for samples that are too long for it")
+    option("--model_max_length", type=int, metavar="N", help="with --model: the longest sample in tokens")
+    option("--findings", metavar="FILE", help="write every finding as a line of JSON")
+    option("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
+    options = parser.parse_args(argv).as_dict()
+    if not options["files"] and not options["input"]:
+        raise UsageError("data validate: name at least one data file (`parsit data validate --help`)")
+    if options["workers"] < 1:
+        raise UsageError(f"--workers must be 1 or more, not {options['workers']}")
+    if (options["model"] is None) != (options["model_max_length"] is None):
+        raise UsageError("--model and --model_max_length belong together: give both or neither")
+    if options["model_max_length"] is not None and options["model_max_length"] < 1:
+        raise UsageError(f"--model_max_length must be 1 or more, not {options['model_max_length']}")
+    return options
+
+
+def _refuse_to_overwrite(path: Path) -> None:
+    """Findings replace older findings, and nothing else.
+
+    Raises:
+        UsageError: the file holds something else, such as the data.
+    """
+    if not path.exists():
+        return
+    try:
+        with path.open(encoding="utf-8") as file:
+            first = file.readline(65536)
+        old = json.loads(first) if first.strip() else {"code": "", "level": ""}
+    except (OSError, ValueError):
+        old = None
+    if not isinstance(old, dict) or not {"code", "level"} <= old.keys():
+        raise UsageError(f"--findings {path} exists and holds no findings: choose another name")
+
+
+def _rules(options: dict[str, Any]) -> Rules:
+    from parsit.data.look import Rules
+
+    rules = Rules(options["format"], options["deep"])
+    if options["model"] is None:
+        return rules
+    quiet_libraries()
+    _processor(options["model"])  # what is wrong with the model is said now
+    return Rules(options["format"], options["deep"], None, TokenCount(options["model"]), options["model_max_length"])
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCount:
+    """A sample's length in tokens for a model; light to send to a process, which loads the processor once."""
+
+    model: str
+
+    def __call__(self, sample: Sample) -> int:
+        """Tokens, those of its images included. Raises `InputError`."""
+        return _processor(self.model).count(sample.turns)[0]
+
+
+@lru_cache(maxsize=1)
+def _processor(model: str) -> ParsitProcessor:
+    from parsit.hf import processor_named
+
+    return processor_named(model)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar that opens when the number of records is known, which is after the files were walked."""
+    with ExitStack() as stack:
+        bars: list[Callable[[int], None]] = []
+
+        def on_progress(count: int, total: int) -> None:
+            if not bars:
+                bars.append(stack.enter_context(bar("records", total)))
+            bars[0](count)
+
+        yield on_progress
+
+
+def _show(report: Report) -> None:
+    """The report on stdout: a table on a terminal, aligned lines in a pipe."""
+    print(_summary(report))
+    rows = _rows(report)
+    console = Console()
+    if rows and console.is_terminal:
+        table = Table(*_COLUMNS)
+        for row in rows:
+            table.add_row(*map(Text, row))  # as they are: a place such as a.json[3] is no markup
+        console.print(table)
+    elif rows:
+        widths = [max(len(row[column]) for row in (_COLUMNS, *rows)) for column in range(len(_COLUMNS))]
+        for row in (_COLUMNS, *rows):
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if report.images_not_looked_at:
+        print(f"{report.images_not_looked_at:,} image files were not looked at: name their --image_folder")
+    print(f"{report.good:,} of {report.samples:,} samples would be trained on")
+
+
+def _summary(report: Report) -> str:
+    formats = ", ".join(f"{name} {count:,}" for name, count in report.formats.most_common())
+    return (
+        f"files: {report.files:,}; samples: {report.samples:,}{f' ({formats})' if formats else ''};"
+        f" images looked at: {report.images:,}; faults: {report.number('fault'):,}; notes: {report.number('note'):,}"
+    )
+
+
+def _rows(report: Report) -> list[tuple[str, ...]]:
+    """A row for each code: faults first, the most frequent first."""
+    from parsit.data.faults import FAULTS
+
+    codes = sorted(report.counts, key=lambda code: (FAULTS[code].level, -report.counts[code], code))
+    return [
+        (
+            code,
+            f"{report.counts[code]:,}",
+            FAULTS[code].level,
+            FAULTS[code].meaning,
+            _printable(report.examples[code][0].place),
+            FAULTS[code].remedy,
+        )
+        for code in codes
+    ]
+
+
+def _printable(text: str) -> str:
+    """A place on one line and without control characters: names in tar files and data sets are strangers' words."""
+    return text if text.isprintable() else repr(text)

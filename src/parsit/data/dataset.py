@@ -1,0 +1,281 @@
+"""What a run reads: the good samples of some data sources, with their lengths, and what was set aside.
+
+Samples are read by their place when they are needed; only lengths are held in memory. Over-long samples are decided
+upon here, because that depends on the run's limits and not on the files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from parsit.data.containers import container_of
+from parsit.data.faults import FAULTS, DataFault, Finding
+from parsit.data.files import image_root
+from parsit.data.formats import Context, format_named, read_record
+from parsit.data.index import FileIndex, Reading, open_index
+from parsit.data.selection import Source, select
+from parsit.processing.processor import ParsitProcessor
+from parsit.types import InputError, Sample
+from parsit.types.files import write_whole
+
+OverLong = Literal["error", "skip", "truncate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a sample may be, and how much of the data may be bad.
+
+    Args:
+        model_max_length: the longest sample in tokens.
+        over_long: what becomes of a longer one: stop the run, set it aside, or cut it at a turn's end.
+        max_tiles: the most tiles of a sample; 0: no limit.
+        max_bad_fraction: the share of records set aside for faults above which nothing is trained.
+    """
+
+    model_max_length: int
+    over_long: OverLong = "skip"
+    max_tiles: int = 0
+    max_bad_fraction: float = 0.001
+
+
+class SampleStore(Sequence[Sample]):
+    """Samples on disk, each read when it is asked for.
+
+    Args:
+        files: the indexes of the data files.
+        file_numbers: `int[samples]`, which file a sample lies in.
+        rows: `int[samples]`, its row there.
+        keep_turns: `int[samples]`, how many turns of an over-long sample are kept; 0: all.
+    """
+
+    def __init__(
+        self, files: Sequence[FileIndex], file_numbers: np.ndarray, rows: np.ndarray, keep_turns: np.ndarray
+    ) -> None:
+        self.files, self.file_numbers, self.rows, self.keep_turns = tuple(files), file_numbers, rows, keep_turns
+
+    def __len__(self) -> int:
+        """Number of samples; one that is drawn twice counts twice."""
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> Sample:  # type: ignore[override]  (no slices: nothing asks for them)
+        """Sample `number`.
+
+        Raises:
+            DataFault: the file changed since it was indexed.
+        """
+        file = self.files[self.file_numbers[number]]
+        reading, span = file.reading, file.span(int(self.rows[number]))
+        container = container_of(reading.path)
+        place = container.place(reading.path, span)
+        try:
+            value = container.read(reading.path, span)
+        except DataFault as fault:
+            raise fault.at(place) from fault
+        sample = read_record(value, Context(place, reading.root), format_named(reading.format_name))
+        kept = int(self.keep_turns[number])
+        return replace(sample, turns=sample.turns[:kept]) if kept else sample
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Samples and their lengths.
+
+    `num_tokens`, `num_tiles`: `int64[samples]`. `set_aside`: how many records each fault code took, `noted`: what is
+    worth knowing of the others. `num_records`: all records that were looked at.
+    """
+
+    samples: Sequence[Sample]
+    num_tokens: np.ndarray
+    num_tiles: np.ndarray
+    num_records: int = 0
+    set_aside: Counter[str] = field(default_factory=Counter)
+    noted: Counter[str] = field(default_factory=Counter)
+    findings: Callable[[], Iterator[Finding]] = lambda: iter(())
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.num_tokens)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """A digest of which samples these are, in which order: of their lengths and ids or places."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.num_tokens, np.int64).tobytes())
+        if isinstance(self.samples, SampleStore):
+            for number, file in enumerate(self.samples.files):
+                rows = self.samples.rows[self.samples.file_numbers == number]
+                digest.update(file.column("id_hash")[rows].tobytes())
+            digest.update(self.samples.keep_turns.tobytes())
+        else:
+            for sample in self.samples:
+                digest.update(sample.id.encode("utf-8", "surrogatepass"))
+        return digest.digest()
+
+    def describe(self) -> str:
+        """How many samples there are, how long, and what was set aside, in a line."""
+        text = f"{len(self):,} samples, {int(self.num_tokens.sum()):,} tokens, {int(self.num_tiles.sum()):,} tiles"
+        for words, counts in (("set aside", self.set_aside), ("noted", self.noted)):
+            if counts:
+                text += f"; {words}: " + ", ".join(f"{code} {count:,}" for code, count in counts.most_common())
+        return text
+
+    def write_findings(self, path: Path) -> None:
+        """All that was set aside or noted, one JSON object a line."""
+        write_whole(path, "".join(json.dumps(finding.as_json()) + "\n" for finding in self.findings()))
+
+
+def in_memory(samples: Sequence[Sample], processor: ParsitProcessor, model_max_length: int) -> DataSet:
+    """A data set of samples that are there already.
+
+    Raises:
+        InputError: an image without a readable header, or a sample that is too long, with its place.
+    """
+    counts = np.zeros((len(samples), 2), np.int64)
+    for row, sample in enumerate(samples):
+        try:
+            counts[row] = processor.count(sample.turns)
+        except InputError as error:
+            raise InputError(f"{sample.place}: {error}") from error
+        if counts[row, 0] > model_max_length:
+            raise _over_long(sample.place, int(counts[row, 0]), model_max_length)
+    return DataSet(samples, counts[:, 0], counts[:, 1], len(samples))
+
+
+def open_data(
+    sources: Sequence[Source],
+    processor: ParsitProcessor,
+    limits: Limits,
+    *,
+    image_folder: str | Path | None = None,
+    format_name: str = "auto",
+    seed: int = 0,
+    workers: int | None = None,
+    on_progress: Callable[[Path, int, int], None] | None = None,
+) -> DataSet:
+    """The good samples of data sources; indexes are built where they are missing.
+
+    Args:
+        sources: the data files and what is taken of each.
+        processor: the model's processor.
+        limits: what a sample may be.
+        image_folder: where image paths start; None: each source's own, or its file's folder.
+        format_name: the records' format; `auto`: detect.
+        seed: decides what `random` strategies and weights draw.
+        workers: processes for indexing; None: one for each core.
+        on_progress: called with (file, records done since the last call, records in the file).
+
+    Raises:
+        InputError: too much is bad, nothing is left, or a sample is too long and `over_long` is `error`.
+    """
+    files: dict[Reading, FileIndex] = {}
+    chosen: list[tuple[Reading, np.ndarray]] = []
+    for source in sources:
+        reading = Reading(source.path, image_root(source.path, source.image_folder or image_folder), format_name)
+        if reading not in files:
+            tell = (lambda done, total, path=source.path: on_progress(path, done, total)) if on_progress else None
+            files[reading] = open_index(reading, processor, workers, tell)
+        chosen.append((reading, select(source, len(files[reading]), seed)))
+    _require_good(list(files.values()), limits.max_bad_fraction)
+    numbers = {reading: number for number, reading in enumerate(files)}
+    file_numbers = np.concatenate([np.full(len(rows), numbers[reading], np.uint32) for reading, rows in chosen])
+    rows = np.concatenate([rows.astype(np.uint32) for _, rows in chosen])
+    store = SampleStore(list(files.values()), file_numbers, rows, np.zeros(len(rows), np.uint16))
+    return _within_limits(store, [rows for _, rows in chosen], [files[r] for r, _ in chosen], processor, limits)
+
+
+def _require_good(files: Sequence[FileIndex], max_bad_fraction: float) -> None:
+    bad = sum((file.fault_counts for file in files), Counter[str]())
+    records = sum(file.num_records for file in files)
+    if bad.total() > max_bad_fraction * records:
+        first = next(finding for file in files for finding in file.findings())
+        by_code = ", ".join(f"{code} {count:,}" for code, count in bad.most_common())
+        listed = ", ".join(str(file.findings_file) for file in files if file.fault_counts)
+        raise InputError(
+            f"{bad.total():,} of {records:,} records are bad ({by_code}), more than --max_bad_fraction "
+            f"{max_bad_fraction:g} allows; first: {first.place}: {first.detail}; all are listed in {listed}: "
+            "mend them, or raise the limit to train without them"
+        )
+
+
+def _within_limits(
+    store: SampleStore,
+    rows: Sequence[np.ndarray],
+    files: Sequence[FileIndex],
+    processor: ParsitProcessor,
+    limits: Limits,
+) -> DataSet:
+    """The samples that the limits allow; others are cut or set aside."""
+    num_tokens = _gather("num_tokens", files, rows)
+    num_tiles = _gather("num_tiles", files, rows)
+    findings: list[Finding] = []
+    keep = np.ones(len(store), bool)
+    for number in np.flatnonzero(num_tokens > limits.model_max_length):
+        sample = store[int(number)]
+        fault = _over_long(sample.place, int(num_tokens[number]), limits.model_max_length)
+        if limits.over_long == "error":
+            raise fault
+        cut = _cut(sample, processor, limits.model_max_length) if limits.over_long == "truncate" else None
+        if cut is None:
+            keep[number] = False
+            findings.append(fault.finding(sample.id))
+        else:
+            store.keep_turns[number], num_tokens[number], num_tiles[number] = cut
+            detail = f"{fault.detail}; kept {cut[0]} of {len(sample.turns)} turns, {cut[1]} tokens"
+            findings.append(Finding("over-long-truncated", sample.place, detail, sample.id))
+    if limits.max_tiles:
+        for number in np.flatnonzero(keep & (num_tiles > limits.max_tiles)):
+            sample = store[int(number)]
+            keep[number] = False
+            detail = f"{num_tiles[number]} tiles, more than --max_tiles_per_pack {limits.max_tiles}"
+            findings.append(Finding("too-many-tiles", sample.place, detail, sample.id))
+    if not keep.any():
+        records = sum(file.num_records for file in store.files)
+        raise InputError(
+            f"no sample is left of {records:,} records: " + (findings[0].detail if findings else "the files hold none")
+        )
+    unique = {file.folder: file for file in files}.values()
+    hashes = np.concatenate([file.column("id_hash") for file in unique])
+    duplicates = len(hashes) - len(np.unique(hashes))
+    codes = Counter(finding.code for finding in findings)
+    noted = Counter({code: count for code, count in codes.items() if FAULTS[code].level == "note"})
+    if duplicates:
+        noted["id-duplicate"] = duplicates
+    kept = SampleStore(store.files, store.file_numbers[keep], store.rows[keep], store.keep_turns[keep])
+    return DataSet(
+        kept,
+        num_tokens[keep],
+        num_tiles[keep],
+        sum(file.num_records for file in store.files),
+        sum((file.fault_counts for file in unique), codes - noted),
+        noted,
+        lambda: iter([*(f for file in unique for f in file.findings()), *findings]),
+    )
+
+
+def _gather(name: str, files: Sequence[FileIndex], rows: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([f.column(name)[chosen].astype(np.int64) for f, chosen in zip(files, rows, strict=True)])
+
+
+def _over_long(place: str, num_tokens: int, limit: int) -> DataFault:
+    return DataFault("over-long", f"{num_tokens} tokens, more than --model_max_length {limit}", place)
+
+
+def _cut(sample: Sample, processor: ParsitProcessor, limit: int) -> tuple[int, int, int] | None:
+    """(turns, tokens, tiles) of the longest beginning that fits and ends with an answer; None: there is none.
+
+    Whole turns alone are kept, so that no image is ever cut.
+    """
+    length, _ = processor.measure(sample.turns)
+    for kept in range(len(sample.turns) - 1, 0, -1):
+        turn = sample.turns[kept - 1]
+        if length.ends[kept - 1] <= limit and turn.role == "assistant" and turn.text.strip():
+            return kept, length.ends[kept - 1], processor.count(sample.turns[:kept])[1]
+    return None

@@ -1,0 +1,122 @@
+"""Formats: what a record means. One module per format, each with the functions that its `Format` names.
+
+Detection goes record by record, in the order of `FORMATS`: the first whose `sniff` says yes reads the record. The
+native format comes first, so that what is native already stays as it is. Whatever else has `conversations` (or
+`conversation`) is ShareGPT's: its reader names what is wrong. Of the two formats with `messages`, a record is the
+`huggingface` format's if it has `images` (or `image`) or a part of type `image`, and `openai`'s otherwise; of these
+two at most one says yes. A text without images means the same in both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from parsit.data.containers import RecordWithFiles
+from parsit.data.faults import DataFault
+from parsit.data.formats import huggingface, native, openai, sharegpt
+from parsit.data.formats.common import Context, Format, ImageNames, Written, check_turns
+from parsit.types import Sample
+
+FORMATS: dict[str, Format] = {
+    format.name: format
+    for format in (native.PARSIT, native.LLAVA, sharegpt.SHAREGPT, huggingface.HUGGINGFACE, openai.OPENAI)
+}
+
+_TURN_LISTS = ("conversations", "conversation", "messages", "texts")
+
+__all__ = [
+    "FORMATS",
+    "Context",
+    "Format",
+    "ImageNames",
+    "Written",
+    "detect",
+    "format_named",
+    "not_carried",
+    "read_record",
+    "recognise",
+]
+
+
+def format_named(name: str) -> Format | None:
+    """The format of that name; None for `auto`.
+
+    Raises:
+        DataFault: there is none.
+    """
+    if name == "auto":
+        return None
+    if name not in FORMATS:
+        raise DataFault("format-unknown", f"there is no format {name!r}; there are auto, {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
+def detect(record: Any) -> Format:
+    """The format of one record.
+
+    Raises:
+        DataFault: `record-not-an-object`, `format-unknown` or what is missing.
+    """
+    if not isinstance(record, dict):
+        raise DataFault("record-not-an-object", f"a record must be an object, not {type(record).__name__}")
+    for format in FORMATS.values():
+        if format.sniff(record):
+            return format
+    fields = ", ".join(sorted(map(str, record))[:8]) or "no field at all"
+    if all(record.get(key) is None for key in _TURN_LISTS):
+        raise DataFault("conversations-missing", f"the record has neither 'conversations' nor 'messages', but {fields}")
+    raise DataFault("format-unknown", f"the record fits no known format: it has {fields}")
+
+
+def read_record(record: Any, context: Context, format: Format | None = None) -> Sample:
+    """One record as a `Sample`, its turns checked.
+
+    Args:
+        record: the decoded value; a `RecordWithFiles` brings its files into the context.
+        context: its place, and where its images are.
+        format: its format; None: detect it.
+
+    Raises:
+        DataFault: what is wrong, with its place.
+    """
+    return recognise(record, context, format)[1]
+
+
+def recognise(record: Any, context: Context, format: Format | None = None) -> tuple[Format, Sample]:
+    """One record's format and its `Sample`. Arguments and errors as `read_record`."""
+    if isinstance(record, RecordWithFiles):
+        context = replace(context, files=record.files)
+    try:
+        if format is None or not isinstance(record, dict):
+            format = detect(record)
+        elif not format.sniff(record):
+            raise DataFault("format-mismatch", f"the record is not in the {format.name} format")
+        sample = format.read(record, context)
+        check_turns(sample)
+    except DataFault as fault:
+        raise fault.at(context.place) from None
+    return format, sample
+
+
+def not_carried(record: dict[str, Any], format: Format) -> list[str]:
+    """The fields of a record, and of its turns, that its format's reader does not take over; those that are null aside.
+
+    Fields of turns come as `conversations[].weight`, members of a tar file beside record and images as `.cls`.
+    """
+    names = [str(name) for name in record.keys() - format.fields if record[name] is not None]
+    for key in _TURN_LISTS:
+        turns = record.get(key)
+        if not isinstance(turns, list):
+            continue
+        unknown = {
+            name
+            for turn in turns
+            if isinstance(turn, dict)
+            for name in turn.keys() - format.turn_fields
+            if turn[name] is not None
+        }
+        names += [f"{key}[].{name}" for name in unknown]
+    if isinstance(record, RecordWithFiles):
+        names += record.others
+    return names

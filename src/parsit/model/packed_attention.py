@@ -1,0 +1,125 @@
+"""Attention for packed rows: each conversation sees itself alone, and no T × T mask is ever made.
+
+Registered with transformers' attention interface, so that any decoder of theirs that goes through it packs, unpatched.
+On a GPU with half precision torch's own variable-length kernel takes the whole row in one call; elsewhere there is one
+call for each conversation. Batches that are not packed go to transformers' own SDPA function with its own mask.
+"""
+
+from __future__ import annotations
+
+import inspect
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+NAME = "parsit_packed"
+
+
+def register() -> None:
+    """Make `NAME` known to transformers; doing it twice does no harm."""
+    AttentionInterface.register(NAME, packed_attention)
+    # transformers makes the mask of a batch that is not packed as it does for SDPA.
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def packed_inputs(inputs_embeds: torch.Tensor, cu_seq_lens: torch.Tensor) -> dict[str, Any]:
+    """Keyword arguments that make a decoder with this attention treat a row as packed.
+
+    Args:
+        inputs_embeds: `float[1, T, D]`.
+        cu_seq_lens: `int[conversations + 1]` on the CPU: where each conversation begins, and the end of the last.
+
+    Raises:
+        ValueError: more than one row, or cuts that do not cover it.
+    """
+    cuts = cu_seq_lens.tolist()
+    if inputs_embeds.shape[0] != 1 or cuts[0] != 0 or cuts[-1] != inputs_embeds.shape[1]:
+        raise ValueError(
+            f"a packed batch is one row whose cu_seq_lens go from 0 to its length: "
+            f"got {tuple(inputs_embeds.shape[:2])} and {cuts[0]} to {cuts[-1]}"
+        )
+    lengths = tuple(end - start for start, end in pairwise(cuts))
+    on_device = cu_seq_lens.to(inputs_embeds.device, torch.int32, non_blocking=True)
+    return {
+        # A mask with four dimensions is handed through as it is, whereas None would make transformers build one.
+        "attention_mask": inputs_embeds.new_zeros(1, 1, 1, 1),
+        "cu_seq_lens_q": on_device,
+        "cu_seq_lens_k": on_device,
+        "max_length_q": max(lengths),
+        "max_length_k": max(lengths),
+        "segment_lengths": lengths,
+    }
+
+
+def packed_attention(
+    module: nn.Module,
+    query_BHTD: torch.Tensor,
+    key_BHTD: torch.Tensor,
+    value_BHTD: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    segment_lengths: tuple[int, ...] | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int = 0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Transformers' attention function: `float[B, H, T, D]` in, `float[B, T, H, D]` out.
+
+    With `segment_lengths` the row is packed and causal inside each segment; without, this is SDPA.
+    """
+    if segment_lengths is None:
+        return sdpa_attention_forward(
+            module, query_BHTD, key_BHTD, value_BHTD, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    if query_BHTD.is_cuda and query_BHTD.dtype in (torch.float16, torch.bfloat16) and not dropout and _varlen_kernel():
+        assert cu_seq_lens_q is not None
+        query, key, value = (tensor[0].transpose(0, 1) for tensor in (query_BHTD, key_BHTD, value_BHTD))
+        return _varlen(query, key, value, cu_seq_lens_q, max_length_q, scaling)[None], None
+    segments = zip(
+        *(tensor.split(segment_lengths, dim=2) for tensor in (query_BHTD, key_BHTD, value_BHTD)), strict=True
+    )
+    outputs = [
+        F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling, is_causal=True, enable_gqa=True)
+        for q, k, v in segments
+    ]
+    return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def _varlen_kernel() -> Any:
+    """Torch's variable-length attention (2.10 and later), or None."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return varlen_attn
+
+
+def _varlen(
+    query_THD: torch.Tensor,
+    key_THD: torch.Tensor,
+    value_THD: torch.Tensor,
+    cuts: torch.Tensor,
+    longest: int,
+    scaling: float | None,
+) -> torch.Tensor:
+    """`float[T, H, D]`, causal inside each segment."""
+    kernel = _varlen_kernel()
+    known = inspect.signature(kernel).parameters
+    groups = query_THD.shape[1] // key_THD.shape[1]
+    options: dict[str, Any] = {"scale": scaling} if "scale" in known else {}
+    # torch 2.10 says is_causal; later versions say it as a window that ends at the position itself.
+    options |= {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+    if "enable_gqa" in known:
+        options["enable_gqa"] = groups > 1
+    elif groups > 1:
+        key_THD, value_THD = (t.repeat_interleave(groups, dim=1) for t in (key_THD, value_THD))
+    if scaling is not None and "scale" not in known:
+        query_THD = query_THD * (scaling * query_THD.shape[-1] ** 0.5)
+    return kernel(query_THD, key_THD, value_THD, cuts, cuts, longest, longest, **options)

@@ -1,0 +1,166 @@
+"""One PDF to its records: pages judged, drawn, read, and written one by one."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import numpy as np
+from PIL import Image
+
+from parsit.data.faults import DataFault, Finding
+from parsit.data.importers.layout import words_in
+from parsit.parse.pages import Limits
+from parsit.parse.pdf import WorkerError
+from parsit.synth.from_pdf.gate import judge_picture, judge_text, judge_words
+from parsit.synth.from_pdf.order import reading_order
+from parsit.synth.from_pdf.pdf import Chars, Flags, LayoutPdf, turn_picture, upright
+from parsit.synth.from_pdf.settings import FromPdfSettings
+from parsit.synth.from_pdf.text import Paragraph, lines_of, paragraphs_of, written
+from parsit.synth.from_pdf.words import pieces_of, words_of
+from parsit.synth.records import record, write_image
+from parsit.synth.render import Glyph
+from parsit.synth.split import SplitName
+from parsit.types import InputError
+
+READ_TEXT_PROMPTS = (
+    "Read the text of this page in reading order.",
+    "Write down all text on this page.",
+    "What does this page say? Give its whole text.",
+)
+MAX_FAILED_PAGES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A PDF: its file, its name in the data set, a hash of its bytes, and its split."""
+
+    path: Path
+    name: str
+    digest: str
+    split: SplitName
+
+
+@dataclass(slots=True)
+class PdfResult:
+    """What one PDF gave: records as lines of JSON, and what was refused."""
+
+    split: SplitName
+    lines: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    quality: float = 0.0  # the sum over its records
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A page that was taken; its text waits for the vocabulary of the whole PDF."""
+
+    number: int
+    image: str
+    paragraphs: list[Paragraph]
+    glyphs: list[Glyph] | None
+    prompt: str
+
+
+def read_pdf(settings: FromPdfSettings, folder: Path, source: Source) -> PdfResult:
+    """Read one PDF: write its images below `folder`, return its records. Depends on nothing but the arguments."""
+    result = PdfResult(source.split)
+    limits = Limits(timeout_s=settings.timeout_s)
+    try:
+        with LayoutPdf(source.path, timeout_s=settings.timeout_s, max_memory_bytes=limits.max_memory_bytes) as pdf:
+            pages = list(_pages(settings, folder, source, pdf, limits, result))
+    except InputError as error:
+        detail = str(error).removeprefix(str(source.path)).lstrip(" :")
+        result.findings.append(Finding("pdf-unreadable", source.name, detail))
+        return result
+    known = words_in(line for page in pages for line in lines_of(page.paragraphs))
+    for page in pages:
+        identifier = f"{source.name}#{page.number}"
+        result.lines.append(record(identifier, page.image, page.prompt, written(page.paragraphs, known), page.glyphs))
+    return result
+
+
+def chosen_pages(settings: FromPdfSettings, digest: str, count: int) -> list[int]:
+    """The pages to be read, by the seed and the PDF's content."""
+    numbers = range(1, count + 1)
+    if settings.pages_per_pdf is None or settings.pages_per_pdf >= count:
+        return list(numbers)
+    return sorted(Random(f"{settings.seed}/{digest}/pages").sample(numbers, settings.pages_per_pdf))
+
+
+def _pages(
+    settings: FromPdfSettings, folder: Path, source: Source, pdf: LayoutPdf, limits: Limits, result: PdfResult
+) -> Iterator[_Read]:
+    """The pages that are taken; the others become findings."""
+    failed = 0
+    for number in chosen_pages(settings, source.digest, pdf.page_count):
+        place = f"{source.name}#{number}"
+        try:
+            page, quality = _page(settings, folder, source, pdf, limits, number)
+        except DataFault as fault:
+            result.findings.append(fault.at(place).finding())
+        except WorkerError as error:
+            failed += 1
+            result.findings.append(Finding("pdf-page-failed", place, str(error)))
+            if failed == MAX_FAILED_PAGES:
+                detail = f"{failed} pages failed, the last of them page {number} of {pdf.page_count}"
+                result.findings.append(Finding("pdf-given-up", source.name, detail))
+                return
+        else:
+            result.quality += quality
+            yield page
+
+
+def _page(
+    settings: FromPdfSettings, folder: Path, source: Source, pdf: LayoutPdf, limits: Limits, number: int
+) -> tuple[_Read, float]:
+    """One page with its quality. Raises `DataFault` with the reason for refusing it, `WorkerError` if it fails."""
+    rng = Random(f"{settings.seed}/{source.digest}/{number}")
+    dpi, prompt = rng.randint(*settings.dpi), rng.choice(READ_TEXT_PROMPTS)
+    layout, quarters = upright(pdf.layout(number))
+    judged = judge_text(layout, settings.allow_scanned)
+    drawn, _ = pdf.render(number, dpi=dpi, max_pixels=limits.max_page_pixels)
+    image = turn_picture(drawn, quarters)
+    words = words_of(layout.chars, judged.upright, image.size)
+    quality = judged.quality * judge_words([word.text for word in words])
+    seen = judged.upright | judged.turned
+    quality *= judge_picture(layout.chars, seen, image)
+    if quality < settings.min_quality:
+        raise DataFault("page-low-quality", f"a quality of {quality:.3f}, less than {settings.min_quality:g}")
+    paragraphs = paragraphs_of(reading_order(pieces_of(words), image.height))
+    paragraphs += [[[text]] for text in _turned_texts(layout.chars, judged.turned)]
+    path = f"images/{source.split}/{source.digest[:2]}/{source.digest[:16]}-{number:05}.png"
+    write_image(folder, path, _png(image))
+    glyphs = list(_glyphs(layout.chars, seen, image.size)) if settings.glyphs else None
+    return _Read(number, path, paragraphs, glyphs, prompt), quality
+
+
+def _turned_texts(chars: Chars, turned: Flags) -> Iterator[str]:
+    """What stands at an angle (a stamp in the margin, a watermark), in drawing order."""
+    text = ""
+    for char, is_turned, is_printed in zip(chars.text, turned.tolist(), chars.printed.tolist(), strict=True):
+        if is_turned:
+            text += char
+        elif not is_printed and text and not text.endswith(" "):
+            text += " "
+        elif is_printed and text:
+            yield text.strip()
+            text = ""
+    if text:
+        yield text.strip()
+
+
+def _glyphs(chars: Chars, chosen: Flags, size: tuple[int, int]) -> Iterable[Glyph]:
+    width, height = size
+    boxes = (chars.loose[chosen] * [width, height, width, height]).tolist()
+    for index, box in zip(np.flatnonzero(chosen).tolist(), boxes, strict=True):
+        yield Glyph(chars.text[index], *box)
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

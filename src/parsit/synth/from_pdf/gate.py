@@ -1,0 +1,129 @@
+"""The quality gate: which pages' text layers say what the picture shows.
+
+Every check measures a share from 0 (good) to 1 and has a limit; the first that is above its limit names the reason. The
+page's quality is the product of (1 - share) over all checks.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from parsit.data.faults import DataFault
+from parsit.synth.from_pdf.pdf import Chars, Flags, PageLayout
+
+MIN_CHARS = 20
+SCANNED_IMAGE_SHARE = 0.85  # of the page under images: a scan, whatever its text layer says
+MAX_BROKEN = 0.002
+MAX_OUTSIDE = 0.01
+MAX_DOUBLED = 0.02
+MAX_TURNED = 0.1
+MAX_UNSEEN = 0.02
+MAX_BROKEN_WORDS = 0.4
+MIN_WORDS = 15  # fewer say nothing about spacing
+LONG_WORD = 30  # letters: no word, unless spaces are missing
+LONG_WORD_WEIGHT = 4.0  # one in ten such words is too many
+UPRIGHT_DEGREES = 10.0
+MIN_CONTRAST = 24  # grey levels, as `parsit.parse.ink` has it
+SAME_PLACE = (0.5, 0.25)  # of a character's width and height: two equal ones that are nearer lie on each other
+# Letters that are words by themselves in languages written with spaces, and scripts without spaces.
+_SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR")
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What the checks say of a page: its quality, and which characters are its upright text in the picture."""
+
+    quality: float
+    upright: Flags
+    turned: Flags
+
+
+def judge_text(layout: PageLayout, allow_scanned: bool) -> Judged:
+    """The checks that need no picture.
+
+    Raises:
+        DataFault: the reason why the page is refused.
+    """
+    chars = layout.chars
+    printed = chars.printed
+    count = int(printed.sum())
+    if count < MIN_CHARS:
+        raise DataFault("page-no-text", f"{count} characters, fewer than {MIN_CHARS}")
+    if layout.image_share >= SCANNED_IMAGE_SHARE and not allow_scanned:
+        raise DataFault("page-scanned", f"images cover {layout.image_share:.0%} of the page")
+    broken = printed & (chars.unmapped | np.array([_is_broken(text) for text in chars.text], bool))
+    middle = (chars.loose[:, :2] + chars.loose[:, 2:]) / 2
+    outside = printed & ~((middle > 0) & (middle < 1)).all(axis=1)
+    inside = printed & ~outside
+    turned = inside & (np.abs((chars.angle + 180) % 360 - 180) > UPRIGHT_DEGREES)
+    shares = [
+        _checked("page-broken-characters", int(broken.sum()) / count, MAX_BROKEN, "of the characters mean nothing"),
+        _checked("page-boxes-off", int(outside.sum()) / count, MAX_OUTSIDE, "of the characters are off the page"),
+        _checked("page-text-doubled", _doubled(chars, inside), MAX_DOUBLED, "of the characters lie on an equal one"),
+        _checked("page-turned-text", int(turned.sum()) / count, MAX_TURNED, "of the characters are turned"),
+    ]
+    return Judged(float(np.prod([1 - share for share in shares])), inside & ~turned, turned)
+
+
+def judge_words(words: Sequence[str]) -> float:
+    """The quality of the words' spacing. Raises `DataFault`."""
+    lettered = [word for word in words if any(char.isalpha() and not _is_spaceless(char) for char in word)]
+    if len(lettered) < MIN_WORDS:
+        return 1.0
+    lone = sum(sum(char.isalpha() for char in word) == 1 and len(word) == 1 for word in lettered)
+    endless = sum(sum(char.isalpha() for char in word) > LONG_WORD for word in lettered)
+    share = min(1.0, (lone + LONG_WORD_WEIGHT * endless) / len(lettered))
+    detail = f"of {len(lettered)} words are single letters or run together"
+    return 1 - _checked("page-broken-spacing", share, MAX_BROKEN_WORDS, detail)
+
+
+def judge_picture(chars: Chars, chosen: Flags, image: Image.Image) -> float:
+    """How much of the text is there in the picture. Raises `DataFault`."""
+    grey = np.asarray(image.convert("L"), np.int16)
+    height, width = grey.shape
+    boxes = chars.tight[chosen] * [width, height, width, height]
+    low = np.maximum(np.floor(boxes[:, :2]).astype(int) - 1, 0)
+    high = np.minimum(np.ceil(boxes[:, 2:]).astype(int) + 1, [width, height])
+    unseen = 0
+    for (x0, y0), (x1, y1) in zip(low.tolist(), high.tolist(), strict=True):
+        under = grey[y0:y1, x0:x1]
+        unseen += under.size == 0 or int(under.max()) - int(under.min()) < MIN_CONTRAST
+    share = unseen / max(1, len(boxes))
+    return 1 - _checked("page-text-not-visible", share, MAX_UNSEEN, "of the characters leave no ink in the picture")
+
+
+def _checked(code: str, share: float, limit: float, detail: str) -> float:
+    if share > limit:
+        raise DataFault(code, f"{share:.1%} {detail}, more than {limit:.1%}")
+    return share
+
+
+def _is_broken(text: str) -> bool:
+    """No character at all, a private one, or a control character that is no white space."""
+    if text.isspace():
+        return False
+    return text == "\ufffd" or unicodedata.category(text) in ("Cc", "Cs", "Co", "Cn")
+
+
+def _is_spaceless(char: str) -> bool:
+    return not char.isascii() and unicodedata.name(char, "").startswith(_SPACELESS)
+
+
+def _doubled(chars: Chars, chosen: Flags) -> float:
+    """The share of characters that lie on an equal one.
+
+    Compared in a grid and in the same one moved by half a cell, so that no pair is missed across a border.
+    """
+    sizes = chars.loose[chosen, 2:] - chars.loose[chosen, :2]
+    cells = np.maximum(sizes * SAME_PLACE, 1e-6)
+    texts = [text for text, is_chosen in zip(chars.text, chosen.tolist(), strict=True) if is_chosen]
+    most = 0
+    for shift in (0.0, 0.5):
+        places = np.floor(chars.origin[chosen] / cells + shift).astype(int).tolist()
+        most = max(most, len(texts) - len({(text, x, y) for text, (x, y) in zip(texts, places, strict=True)}))
+    return most / len(texts) if texts else 0.0

@@ -1,0 +1,100 @@
+"""Characters to words and pieces of lines, by drawing order and place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from parsit.synth.from_pdf.pdf import Chars, Flags
+
+# In heights of a line (the font's ascent to descent, about 1.15 em):
+WORD_GAP = 0.35  # more paper parts words, even where the file has no space
+BACK = 0.6  # a step back to the left further than this begins a new word
+SHIFT = 0.7  # sub- and superscripts stay nearer to the baseline than this
+NEAR_GAP = 0.8  # words on one line are nearer than this; the gutter of two narrow columns may have 0.87
+RUN_GAP = 1.5  # or than this, when they were drawn one after the other
+SAME_LINE = 0.4  # of the lower one's height: how much two words on a line share
+BODY, FOOT = 0.6, 0.15  # what a line takes up above and below its baseline; less than two lines' distance
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A word, or words side by side: text, place in pixels, baseline and height of the font.
+
+    `first` is the width of its first word; `number` and `last` are its first and last word's numbers in drawing order.
+    """
+
+    text: str
+    x0: float
+    x1: float
+    base: float
+    height: float
+    first: float
+    number: int
+    last: int
+
+    @property
+    def y0(self) -> float:
+        """Where its body begins."""
+        return self.base - BODY * self.height
+
+    @property
+    def y1(self) -> float:
+        """Where its body ends."""
+        return self.base + FOOT * self.height
+
+
+def words_of(chars: Chars, chosen: Flags, size: tuple[int, int]) -> list[Piece]:
+    """The words of the chosen characters in drawing order; `size` is the picture's, in pixels."""
+    width, height = size
+    boxes = (chars.loose * [width, height, width, height]).tolist()
+    bases = (chars.origin[:, 1] * height).tolist()
+    words: list[Piece] = []
+    open_word = False
+    for text, box, base, is_chosen in zip(chars.text, boxes, bases, chosen.tolist(), strict=True):
+        if not is_chosen:
+            open_word = False
+            continue
+        char = Piece(text, box[0], box[2], base, max(box[3] - box[1], 1e-3), box[2] - box[0], len(words), len(words))
+        if open_word and _goes_on(words[-1], char):
+            words[-1] = _joined(words[-1], char, "")
+        else:
+            words.append(char)
+        open_word = True
+    return words
+
+
+def pieces_of(words: list[Piece]) -> list[Piece]:
+    """Words side by side on one line, as one piece each: a line of a column, or a cell of a table."""
+    pieces: list[Piece] = []
+    for word in sorted(words, key=lambda word: (word.x0, word.number)):
+        best = -1
+        for index, piece in enumerate(pieces):
+            limit = RUN_GAP if word.number == piece.last + 1 else NEAR_GAP
+            height = min(piece.height, word.height)
+            if not -BACK * height < word.x0 - piece.x1 < limit * max(piece.height, word.height):
+                continue
+            shared = min(piece.y1, word.y1) - max(piece.y0, word.y0)
+            if shared < SAME_LINE * min(piece.y1 - piece.y0, word.y1 - word.y0):
+                continue
+            if best < 0 or abs(piece.base - word.base) < abs(pieces[best].base - word.base):
+                best = index
+        if best < 0:
+            pieces.append(word)
+        else:
+            pieces[best] = _joined(pieces[best], word, " ")
+    return pieces
+
+
+def _goes_on(word: Piece, char: Piece) -> bool:
+    height = max(word.height, char.height)
+    return abs(char.base - word.base) < SHIFT * height and -BACK * height < char.x0 - word.x1 < WORD_GAP * height
+
+
+def _joined(piece: Piece, after: Piece, between: str) -> Piece:
+    """Two pieces as one; the higher font gives height and baseline, so that a superscript does not move a line."""
+    higher = after if after.height > 1.1 * piece.height else piece
+    x1 = max(piece.x1, after.x1)
+    first = piece.first if between or " " in piece.text else x1 - piece.x0
+    text = f"{piece.text}{between}{after.text}"
+    last = after.last if between else piece.last
+    return Piece(text, min(piece.x0, after.x0), x1, higher.base, higher.height, first, piece.number, last)

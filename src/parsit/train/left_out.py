@@ -1,0 +1,79 @@
+"""Samples that could not be read in mid-run: left out of their batches, counted, listed, and never too many."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from parsit.data.dataset import DataSet
+from parsit.data.faults import Finding
+from parsit.types import InputError
+from parsit.types.files import write_whole
+
+LEFT_OUT_FILE = "left_out.jsonl"
+
+
+class LeftOut:
+    """The run's list of samples that were left out: `left_out.jsonl`, an object for each sample and step.
+
+    Args:
+        output_dir: the run's folder.
+        data: what is trained on; what it set aside before the run counts towards the limit.
+        max_bad_fraction: share of bad records above which the run stops.
+    """
+
+    def __init__(self, output_dir: Path, data: DataSet, max_bad_fraction: float) -> None:
+        self.path = output_dir / LEFT_OUT_FILE
+        faults = data.set_aside.total() - data.set_aside["over-long"] - data.set_aside["too-many-tiles"]
+        self._before, self._num_records = faults, data.num_records
+        self._max_bad_fraction = max_bad_fraction
+        self._places: set[str] = set()
+        self._say: Callable[[str], object] = print
+
+    def __len__(self) -> int:
+        """Different samples that were left out so far."""
+        return len(self._places)
+
+    def begin(self, step: int, say: Callable[[str], object]) -> None:
+        """Go on after `step`: what the file says of later steps is dropped, as those are done again."""
+        self._say = say
+        if not self.path.exists():
+            return
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        write_whole(self.path, "".join(kept))
+        self._places = {json.loads(line)["place"] for line in kept}
+
+    def add(self, step: int, findings: Sequence[Finding]) -> None:
+        """Note what was left out of a step.
+
+        Raises:
+            InputError: more is bad than the limit allows.
+        """
+        if not findings:
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            for finding in findings:
+                file.write(json.dumps({"step": step, **finding.as_json()}) + "\n")
+        for finding in findings:
+            if finding.place not in self._places:
+                self._say(f"step {step}: left out {finding.place}: {finding.detail} [{finding.code}]")
+        self._places |= {finding.place for finding in findings}
+        bad = self._before + len(self._places)
+        if bad > self._max_bad_fraction * self._num_records:
+            first = findings[0]
+            raise InputError(
+                f"step {step}: {len(self._places)} samples could not be read, more than --max_bad_fraction "
+                f"{self._max_bad_fraction:g} of {self._num_records} allows; the last: {first.place}: {first.detail}; "
+                f"all are listed in {self.path}: mend them and resume, or raise the limit"
+            )
+
+    def require_none(self, findings: Sequence[Finding]) -> None:
+        """Validation data must be whole, or two losses would not be of the same samples.
+
+        Raises:
+            InputError: the first sample that could not be read.
+        """
+        for finding in findings:
+            raise InputError(f"validation sample {finding.place}: {finding.detail} [{finding.code}]")
