@@ -25,7 +25,7 @@ demo: setup  ## make documents, train parsit-tiny, evaluate it, read a PDF, writ
 	$(BIN)/python scripts/demo.py $(PDF)
 
 test: setup  ## run the tests
-	$(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term:skip-covered tests
 
 $(COMPAT)/.ready: pyproject.toml constraints.txt
 	test -x $(COMPAT)/bin/python || $(PYTHON) -m venv $(COMPAT)

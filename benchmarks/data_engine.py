@@ -130,8 +130,8 @@ def measure_training(crops: Path, rounds: int) -> dict[str, Any]:
     from parsit.data.loader import Loader
     from parsit.data.plan import Packed, Padded, Plan
     from parsit.train.objective import Objective, StepCounts
-    from parsit.train.optimizer import groups_of
-    from parsit.train.strategy import SingleDevice
+    from parsit.train.strategies.base import Strategy
+    from parsit.train.world import World
 
     architecture = load_architecture("tiny")
     processor = hf.new_processor(architecture)
@@ -154,7 +154,7 @@ def measure_training(crops: Path, rounds: int) -> dict[str, Any]:
     for name, (units, packed) in list(ways.items()) * (rounds + 1):
         model = hf.new_model(architecture, processor, 0)
         objective = Objective(model, config.glyph_loss_weight).train()
-        strategy = SingleDevice(objective, groups_of(objective, config), config)
+        strategy = Strategy(objective, config, World())
         if packed:
             model.enable_packing()
         plan = Plan(units, 1)
@@ -164,9 +164,8 @@ def measure_training(crops: Path, rounds: int) -> dict[str, Any]:
         ]
         started = time.perf_counter()
         for batch in batches:
-            strategy.forward(batch, StepCounts.of([batch])).total.backward()
-            strategy.clip()
-            strategy.step(1.0)
+            strategy.backward(batch, StepCounts.of([batch]), last=True)
+            strategy.update(1.0, lambda norm: None)
         rates[name].append(len(data) / (time.perf_counter() - started))
     base = rates["padded, random order"][1:]  # the first round warms up
     rows = [

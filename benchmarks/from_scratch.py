@@ -28,8 +28,9 @@ from parsit.parse.engine import ModelEngine
 from parsit.processing.processor import ParsitProcessor
 from parsit.scores import corpus_cer
 from parsit.train.objective import Objective, StepCounts
-from parsit.train.optimizer import groups_of, learning_rate_factor
-from parsit.train.strategy import SingleDevice
+from parsit.train.optimizer import learning_rate_factor
+from parsit.train.strategies.base import Strategy
+from parsit.train.world import World
 from parsit.types import Sample
 
 EVALUATED = 256
@@ -65,7 +66,7 @@ def run(data: Path, count: int, architecture: Architecture, values: dict) -> Non
     plan = Plan(Padded(data_set.num_tokens, data_set.num_tiles, batch_size, config.seed), 1)
     model = hf.new_model(architecture, processor, config.seed)
     objective = Objective(model, config.glyph_loss_weight).train()
-    strategy = SingleDevice(objective, groups_of(objective, config), config)
+    strategy = Strategy(objective, config, World())
     engine = ModelEngine(model, processor, batch_size=64)
     total = plan.steps_per_epoch
     print(f"{model.num_parameters():,} parameters, {data_set.num_tokens.mean():.1f} tokens a sample, {total} steps")
@@ -74,10 +75,8 @@ def run(data: Path, count: int, architecture: Architecture, values: dict) -> Non
     for step, (loaded,) in enumerate(Loader(data_set, processor, plan, total, with_glyphs=True)):
         batch = loaded.batch
         started = time.process_time()
-        losses = strategy.forward(batch, StepCounts.of([batch]))
-        losses.total.backward()
-        strategy.clip()
-        strategy.step(learning_rate_factor(step, total, config))
+        losses = strategy.backward(batch, StepCounts.of([batch]), last=True)
+        strategy.update(learning_rate_factor(step, total, config), lambda norm: None)
         busy += time.process_time() - started
         seen += batch.num_samples
         language.append(float(losses.language))

@@ -8,12 +8,13 @@ import torch
 from parsit.train.checkpoint import (
     SavedState,
     TrainState,
+    begin_checkpoint,
     find_newest,
+    finish_checkpoint,
     list_checkpoints,
     load_state,
     prune,
     require_good,
-    save_checkpoint,
     verify,
 )
 from parsit.types import InputError
@@ -22,7 +23,9 @@ from parsit.types import InputError
 def save(folder, step, save_model=lambda path: (path / "model.safetensors").write_bytes(b"weights")):
     tensors = {"w/exp_avg": torch.full((2,), float(step))}
     saved = SavedState(TrainState(step, "data"), tensors, {"head": torch.ones(1)}, {"cpu": torch.get_rng_state()})
-    return save_checkpoint(folder, saved, "seed: 1\n", save_model)
+    draft = begin_checkpoint(folder, step)
+    save_model(draft)
+    return finish_checkpoint(draft, folder, saved, "seed: 1\n")
 
 
 def test_what_was_saved_is_loaded(tmp_path):

@@ -54,6 +54,18 @@ class ModelArguments:
         mm_pixel_shuffle: side of the square of patches joined into one token, before the projector.
         mm_use_im_start_end: put <|vision_start|> and <|vision_end|> around each image.
         mm_use_im_patch_token: add the image tokens to a tokenizer that has none.
+        mm_tunable_vision_layers: of the tower only these layers, as FIRST-LAST from 0, such as 20-25; by default all.
+        pretrain_mm_mlp_adapter: take the projector from here: a run, a Parsit folder, or LLaVA's mm_projector.bin.
+        lora_enable: train small matrices beside the frozen ones of the towers (LoRA); the projector trains fully.
+        lora_r: LoRA's rank.
+        lora_alpha: LoRA's scale, times 1 / lora_r.
+        lora_dropout: LoRA's dropout.
+        use_dora: train directions and lengths apart (DoRA).
+        lora_targets_language: layers of the language model that get LoRA: all-linear, or names by commas.
+        lora_targets_vision: the same of the vision tower; by default none.
+        bits: 4 keeps the language model's frozen matrices in four bits (QLoRA); 16 leaves them alone.
+        double_quant: with 4 bits, quantise the scales as well.
+        quant_type: with 4 bits, the code: nf4 or fp4.
     """
 
     architecture: str = "tiny"
@@ -71,6 +83,18 @@ class ModelArguments:
     mm_pixel_shuffle: int | None = None
     mm_use_im_start_end: bool | None = None
     mm_use_im_patch_token: bool | None = None
+    mm_tunable_vision_layers: str | None = None
+    pretrain_mm_mlp_adapter: str | None = None
+    lora_enable: bool = False
+    lora_r: int = 64
+    lora_alpha: float = 128.0
+    lora_dropout: float = 0.0
+    use_dora: bool = False
+    lora_targets_language: str = "all-linear"
+    lora_targets_vision: str = ""
+    bits: Literal[4, 16] = 16
+    double_quant: bool = True
+    quant_type: Literal["nf4", "fp4"] = "nf4"
 
     def given(self, names: Sequence[str]) -> dict[str, Any]:
         """Those of the flags `names` that were set, with their values."""
@@ -149,7 +173,14 @@ class TrainingArguments:
         eval_steps: steps between validations; 0: at the end alone.
         save_steps: steps between checkpoints.
         save_total_limit: checkpoints that are kept, the best one besides; 0: all.
-        report_to: tensorboard or none; metrics.jsonl is always written.
+        report_to: wandb, tensorboard, trackio, mlflow or none; metrics.jsonl is always written.
+        run_name: the run's name for the tracker; by default output_dir's.
+        sample_steps: steps between readings of a few validation samples, with their CER; 0: never.
+        gradient_checkpointing_layers: of the language model only these layers, as FIRST-LAST from 0; by default all.
+        num_processes: processes on this machine; 0: one for each GPU, one without.
+        deepspeed: ZeRO, as this JSON file of DeepSpeed's configures it; "auto" values are filled in.
+        fsdp: shard weights, gradients and optimizer over the processes (FSDP2).
+        tp: tensor parallelism: this many processes share each matrix of the language model.
     """
 
     output_dir: str | None = None
@@ -180,7 +211,14 @@ class TrainingArguments:
     eval_steps: int = 500
     save_steps: int = 500
     save_total_limit: int = 3
-    report_to: Literal["tensorboard", "none"] = "none"
+    report_to: Literal["wandb", "tensorboard", "trackio", "mlflow", "none"] = "none"
+    run_name: str | None = None
+    sample_steps: int = 0
+    gradient_checkpointing_layers: str | None = None
+    num_processes: int = 0
+    deepspeed: str | None = None
+    fsdp: bool = False
+    tp: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,10 +240,18 @@ class TrainConfig(ModelArguments, DataArguments, TrainingArguments):
                 f"--mm_tunable_parts is empty: nothing would be trained; name some of {', '.join(TUNABLE_PARTS)}"
             )
         at_least_one = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
-        at_least_one += ("logging_steps", "save_steps", "model_max_length", "dataloader_prefetch_factor")
+        at_least_one += (
+            "logging_steps",
+            "save_steps",
+            "model_max_length",
+            "dataloader_prefetch_factor",
+            "tp",
+            "lora_r",
+        )
         for name in at_least_one:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         not_negative = ("dataloader_num_workers", "eval_steps", "save_total_limit", "warmup_steps", "seed")
+        not_negative += ("sample_steps", "num_processes", "lora_dropout")
         for name in (*not_negative, "max_tiles_per_pack"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("weight_decay", "max_grad_norm", "glyph_loss_weight"):
@@ -215,10 +261,45 @@ class TrainConfig(ModelArguments, DataArguments, TrainingArguments):
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "more than 0")
         _require(self.max_steps == -1 or self.max_steps >= 1, "max_steps", self.max_steps, "-1 or at least 1")
         _require(self.num_train_epochs > 0, "num_train_epochs", self.num_train_epochs, "more than 0")
+        self._require_consistent()
+
+    def _require_consistent(self) -> None:
+        """Refuse what does not go together, with the reason."""
+        ways = [name for name, on in (("deepspeed", self.deepspeed), ("fsdp", self.fsdp), ("tp", self.tp > 1)) if on]
+        if len(ways) > 1:
+            raise UsageError(f"--{' and --'.join(ways)} each place the weights in their own way: choose one of them")
+        if self.optim == "muon" and ways:
+            raise UsageError(f"--optim muon needs whole matrices, which --{ways[0]} cuts: use --optim adamw")
+        if self.bits == 4 and not self.lora_enable:
+            raise UsageError(
+                "--bits 4 freezes the language model's matrices: nothing trains them; add --lora_enable"
+            )
+        if self.bits == 4 and ways:
+            raise UsageError(f"--bits 4 packs matrices into bytes, which --{ways[0]} cannot shard: train it without")
+        if self.lora_enable and self.tp > 1:
+            raise UsageError(
+                "--lora_enable and --tp cannot be combined: adapters have no plan; use --fsdp"
+            )
+        for name in ("mm_tunable_vision_layers", "gradient_checkpointing_layers"):
+            layer_range(getattr(self, name), name)
 
     def to_yaml(self) -> str:
         """All values, in the order of the fields."""
         return yaml.safe_dump({f.name: getattr(self, f.name) for f in fields(self)}, sort_keys=False)
+
+
+def layer_range(text: str | None, flag: str) -> range | None:
+    """`20-25` as the layers 20 to 25, `3` as that one; None: all.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if text is None:
+        return None
+    first, _, last = text.partition("-")
+    if not first.isdecimal() or not (last or first).isdecimal() or int(last or first) < int(first):
+        raise UsageError(f"--{flag} is {text!r}: it must be FIRST-LAST, such as 20-25, counted from 0")
+    return range(int(first), int(last or first) + 1)
 
 
 def _require(holds: bool, name: str, value: Any, wanted: str) -> None:

@@ -64,25 +64,31 @@ def checkpoint_path(output_dir: Path, step: int) -> Path:
     return output_dir / f"checkpoint-{step}"
 
 
-def save_checkpoint(
-    output_dir: Path, saved: SavedState, config_yaml: str, save_model: Callable[[Path], object]
-) -> Path:
-    """Write one checkpoint and return its path once it is verified.
+def begin_checkpoint(output_dir: Path, step: int) -> Path:
+    """An empty folder beside the checkpoint's place, with `STATE_FOLDER` in it, for model and state to be written into.
+
+    Raises:
+        OSError: the disk is full or not writable; an older checkpoint is not touched.
+    """
+    draft = output_dir / f".{checkpoint_path(output_dir, step).name}.partial"
+    shutil.rmtree(draft, ignore_errors=True)
+    (draft / STATE_FOLDER).mkdir(parents=True)
+    return draft
+
+
+def finish_checkpoint(draft: Path, output_dir: Path, saved: SavedState, config_yaml: str) -> Path:
+    """Add the state to a draft that holds the model, put it in its place, and return that once it is verified.
 
     Args:
+        draft: what `begin_checkpoint` gave, filled.
         output_dir: the run's folder.
         saved: the run's state.
         config_yaml: the resolved configuration.
-        save_model: writes model and processor into a folder.
 
     Raises:
         OSError: the disk is full or not writable; an older checkpoint is not touched.
     """
     final = checkpoint_path(output_dir, saved.state.step)
-    draft = output_dir / f".{final.name}.partial"
-    shutil.rmtree(draft, ignore_errors=True)
-    (draft / STATE_FOLDER).mkdir(parents=True)
-    save_model(draft)
     for name in ("optimizer", "objective", "rng"):
         tensors = {key: value.detach().cpu().contiguous() for key, value in getattr(saved, name).items()}
         save_file(tensors, draft / STATE_FOLDER / f"{name}.safetensors")

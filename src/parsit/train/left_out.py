@@ -30,19 +30,24 @@ class LeftOut:
         self._max_bad_fraction = max_bad_fraction
         self._places: set[str] = set()
         self._say: Callable[[str], object] = print
+        self._writes = True
 
     def __len__(self) -> int:
         """Different samples that were left out so far."""
         return len(self._places)
 
-    def begin(self, step: int, say: Callable[[str], object]) -> None:
-        """Go on after `step`: what the file says of later steps is dropped, as those are done again."""
-        self._say = say
+    def begin(self, step: int, say: Callable[[str], object], writes: bool = True) -> None:
+        """Go on after `step`: what the file says of later steps is dropped, as those are done again.
+
+        Of several processes all keep count, and one `writes`.
+        """
+        self._say, self._writes = say, writes
         if not self.path.exists():
             return
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        write_whole(self.path, "".join(kept))
+        if writes:
+            write_whole(self.path, "".join(kept))
         self._places = {json.loads(line)["place"] for line in kept}
 
     def add(self, step: int, findings: Sequence[Finding]) -> None:
@@ -53,9 +58,10 @@ class LeftOut:
         """
         if not findings:
             return
-        with self.path.open("a", encoding="utf-8") as file:
-            for finding in findings:
-                file.write(json.dumps({"step": step, **finding.as_json()}) + "\n")
+        if self._writes:
+            with self.path.open("a", encoding="utf-8") as file:
+                for finding in findings:
+                    file.write(json.dumps({"step": step, **finding.as_json()}) + "\n")
         for finding in findings:
             if finding.place not in self._places:
                 self._say(f"step {step}: left out {finding.place}: {finding.detail} [{finding.code}]")

@@ -22,27 +22,31 @@ import torch
 
 from parsit.config import TrainConfig
 from parsit.data.dataset import DataSet
-from parsit.data.loader import Loader
+from parsit.data.faults import Finding
+from parsit.data.loader import Loaded, Loader
 from parsit.data.plan import Packed, Padded, Plan, Work
 from parsit.model import ParsitForConditionalGeneration
 from parsit.model.flops import step_flops
 from parsit.processing.collate import Batch
 from parsit.processing.processor import ParsitProcessor
 from parsit.train.checkpoint import (
+    STATE_FOLDER,
     SavedState,
     TrainState,
+    begin_checkpoint,
     checkpoint_path,
+    finish_checkpoint,
     load_state,
     prune,
-    save_checkpoint,
     write_best,
 )
 from parsit.train.left_out import LeftOut
 from parsit.train.metrics import Log, Throughput, peak_memory_bytes
 from parsit.train.objective import Losses, Objective, StepCounts
-from parsit.train.optimizer import groups_of, learning_rate_factor
+from parsit.train.optimizer import learning_rate_factor
 from parsit.train.parts import set_tunable
-from parsit.train.strategy import SingleDevice
+from parsit.train.strategies import choose
+from parsit.train.world import World
 from parsit.types import InputError, ParsitError
 
 
@@ -62,6 +66,7 @@ def train(
     training: DataSet,
     validation: DataSet | None,
     resume_from: Path | None,
+    world: World | None = None,
 ) -> TrainResult:
     """Train `model` as `config` says.
 
@@ -72,6 +77,7 @@ def train(
         training: what is trained on.
         validation: what is validated on, if anything.
         resume_from: a verified checkpoint to go on from.
+        world: the processes of the run; all call this with the same arguments; None: this one is alone.
 
     Raises:
         ParsitError: a loss or gradient that is not finite; nothing was updated with it.
@@ -79,20 +85,21 @@ def train(
         KeyboardInterrupt: SIGINT or SIGTERM came; the state was saved first.
     """
     assert config.output_dir is not None
-    run = _Run(config, model, processor, training, validation)
+    run = _Run(config, model, processor, training, validation, world or World(device=pick_device()))
     state = run.restore(resume_from) if resume_from else TrainState(0, run.fingerprint)
     output_dir = Path(config.output_dir)
     saved_at = state.step if resume_from else -1
     eval_loss = None
     tensorboard = config.report_to == "tensorboard"
     with (
-        Log(output_dir, state.step, run.total_steps, config.logging_steps, tensorboard) as log,
+        Log(output_dir, state.step, run.total_steps, config.logging_steps, tensorboard, run.world.is_first) as log,
         _stop_signals() as stopped,
     ):
-        run.left_out.begin(state.step, log.say)
+        run.left_out.begin(state.step, log.say, run.world.is_first)
         batches = run.training_batches(state.step)
         for step in range(state.step, run.total_steps):
-            entry = run.step(step, batches)
+            entry = run.step(step, batches, bool(stopped))
+            stop = run.stop_wanted
             state = replace(state, step=step + 1)
             last = state.step == run.total_steps
             if validation is not None and (last or (config.eval_steps and state.step % config.eval_steps == 0)):
@@ -103,11 +110,11 @@ def train(
                 if is_best:
                     state = replace(state, best_eval_loss=eval_loss, best_step=state.step)
             log.write(entry)
-            if last or stopped or state.step % config.save_steps == 0 or state.best_step == state.step:
+            if last or stop or state.step % config.save_steps == 0 or state.best_step == state.step:
                 log.sync()
                 run.save(output_dir, state)
                 saved_at = state.step
-            if stopped and not last:
+            if stop and not last:
                 log.say(f"stopped by a signal; saved {checkpoint_path(output_dir, saved_at)}; the same command goes on")
                 raise KeyboardInterrupt
     return TrainResult(checkpoint_path(output_dir, saved_at), state.step, eval_loss)
@@ -123,27 +130,30 @@ class _Run:
         processor: ParsitProcessor,
         training: DataSet,
         validation: DataSet | None,
+        world: World,
     ) -> None:
-        self.config, self.model, self.processor = config, model, processor
+        self.config, self.model, self.processor, self.world = config, model, processor, world
         self.training, self.validation = training, validation
         torch.manual_seed(config.seed)
         set_tunable(model, config.tunable_parts)
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         objective = Objective(model, config.glyph_loss_weight)
-        self.strategy = SingleDevice(objective, groups_of(objective, config), config)
-        self.objective = objective.train()
         if config.packing:
             model.enable_packing()
-        self.plan = Plan(_micro_batches(config, training, _work(model)), config.gradient_accumulation_steps)
+        work = _work(model)
+        self.objective = objective.train()
+        self.strategy = choose(objective, config, world)
+        per_step = config.gradient_accumulation_steps * self.strategy.data_size
+        self.plan = Plan(_micro_batches(config, training, work), per_step)
         whole = round(config.num_train_epochs * self.plan.steps_per_epoch)
         self.total_steps = config.max_steps if config.max_steps > 0 else max(whole, 1)
-        self.fingerprint = _fingerprint(training, config)
+        self.fingerprint = _fingerprint(training, config, per_step)
         self.throughput = Throughput()
         self.left_out = LeftOut(Path(str(config.output_dir)), training, config.max_bad_fraction)
 
-    def training_batches(self, first_step: int) -> Iterator[list[Batch]]:
-        """The micro-batches of each step from `first_step` on; what had to be left out of them is told."""
+    def training_batches(self, first_step: int) -> Iterator[list[Loaded]]:
+        """The micro-batches of this process, step after step from `first_step` on."""
         loader = Loader(
             self.training,
             self.processor,
@@ -153,39 +163,69 @@ class _Run:
             num_workers=self.config.dataloader_num_workers,
             prefetch_factor=self.config.dataloader_prefetch_factor,
             with_glyphs=bool(self.config.glyph_loss_weight),
+            rank=self.strategy.data_rank,
+            world_size=self.strategy.data_size,
         )
         loader.load_state_dict({"step": first_step})
-        for step, loaded in enumerate(loader, first_step + 1):
-            self.left_out.add(step, [finding for one in loaded for finding in one.left_out])
-            yield [one.batch for one in loaded]
+        return iter(loader)
 
-    def step(self, step: int, batches: Iterator[list[Batch]]) -> dict[str, float]:
-        """One optimizer step; returns its entry for metrics.jsonl."""
+    def step(self, step: int, batches: Iterator[list[Loaded]], stopped: bool) -> dict[str, float]:
+        """One optimizer step; returns its entry for metrics.jsonl.
+
+        Sets `stop_wanted` where any process has been asked to stop: all must leave the loop after the same step.
+        """
         started = time.perf_counter()
-        step_batches = next(batches)
+        loaded = next(batches)
         waited = time.perf_counter() - started
-        counts = StepCounts.of(step_batches)
-        losses = []
-        for batch in step_batches:
-            share = self.strategy.forward(batch, counts)
-            share.total.backward()
-            losses.append(share)
-        language, glyph = _sum_losses(losses)
-        norm = float(self.strategy.clip())
-        self._require_finite(step, language, glyph, norm)
-        self.strategy.step(learning_rate_factor(step, self.total_steps, self.config))
+        step_batches = [one.batch for one in loaded]
+        findings = [finding for one in loaded for finding in one.left_out]
+        counts, self.stop_wanted = self._agree(step + 1, step_batches, findings, stopped)
+        losses = [
+            self.strategy.backward(batch, counts, last=number == len(step_batches))
+            for number, batch in enumerate(step_batches, 1)
+        ]
+        language, glyph = self._sum_losses(losses)
+        self._require_finite(step, {"loss": language, "glyph_loss": glyph or 0.0})
+        norm = self.strategy.update(
+            learning_rate_factor(step, self.total_steps, self.config),
+            lambda norm: self._require_finite(step, {"grad_norm": norm}),
+        )
         self.throughput.add(step_batches, waited)
         rates = self.strategy.learning_rates
         entry = {"step": step + 1, "loss": language, "grad_norm": norm, "learning_rate": max(rates.values())}
         if glyph is not None:
             entry["glyph_loss"] = glyph
+        entry |= {f"grad_norm/{part}": value for part, value in self.strategy.part_norms.items()}
         entry |= {"supervised_tokens": counts.supervised, **self.throughput.take()}
         entry["left_out"] = len(self.left_out)
         entry["peak_memory_bytes"] = peak_memory_bytes(self.strategy.device)
         return entry
 
-    def _require_finite(self, step: int, language: float, glyph: float | None, norm: float) -> None:
-        values = {"loss": language, "glyph_loss": glyph or 0.0, "grad_norm": norm}
+    def _agree(
+        self, step: int, batches: list[Batch], findings: list[Finding], stopped: bool
+    ) -> tuple[StepCounts, bool]:
+        """What all processes must know before the step: the counts of all, what was left out, whether to stop."""
+        mine = StepCounts.of(batches)
+        if self.strategy.data_size == 1:
+            # Processes that share their data have the same counts already; whether to stop is still to be agreed on.
+            self.left_out.add(step, findings)
+            return mine, self.world.sum([stopped])[0] > 0
+        supervised, glyphs, left_out, stops = self.world.sum(
+            [mine.supervised, mine.glyphs, len(findings), float(stopped)]
+        )
+        if left_out:
+            self.left_out.add(step, [finding for part in self.world.gather(findings) for finding in part])
+        return StepCounts(int(supervised), int(glyphs)), stops > 0
+
+    def _sum_losses(self, losses: list[Losses]) -> tuple[float, float | None]:
+        """The step's language-model loss and glyph loss, over all processes."""
+        glyphs = [share.glyph for share in losses if share.glyph is not None]
+        sums = [sum(float(share.language) for share in losses), sum(float(glyph) for glyph in glyphs)]
+        if self.strategy.data_size > 1:
+            sums = self.world.sum(sums)
+        return sums[0], sums[1] if glyphs else None
+
+    def _require_finite(self, step: int, values: dict[str, float]) -> None:
         broken = [f"{name} is {value}" for name, value in values.items() if value - value != 0]
         if broken:
             raise ParsitError(
@@ -198,35 +238,60 @@ class _Run:
         """Nats per supervised token over the validation set."""
         assert self.validation is not None
         self.objective.eval()
-        data = self.validation
-        plan = Plan(Padded(data.num_tokens, data.num_tiles, self.config.per_device_eval_batch_size), 1)
-        nats, tokens = 0.0, 0
-        for (loaded,) in Loader(data, self.processor, plan, plan.steps_per_epoch):
-            self.left_out.require_none(loaded.left_out)
-            batch = loaded.batch
-            with self.strategy.autocast():
-                output = self.model(**batch.to(self.strategy.device).model_inputs(), num_items_in_batch=1)
-            nats += float(output.loss)
-            tokens += batch.num_supervised
+        data, strategy = self.validation, self.strategy
+        plan = Plan(Padded(data.num_tokens, data.num_tiles, self.config.per_device_eval_batch_size), strategy.data_size)
+        loader = Loader(
+            data,
+            self.processor,
+            plan,
+            plan.steps_per_epoch,
+            rank=strategy.data_rank,
+            world_size=strategy.data_size,
+        )
+        nats, tokens = 0.0, 0.0
+        findings: list[Finding] = []
+        for loaded in loader:
+            for one in loaded:
+                findings += one.left_out
+                # Counts of one: the sums themselves.
+                nats += float(strategy.forward(one.batch, StepCounts(1, 1)).language)
+                tokens += one.batch.num_supervised
         self.objective.train()
+        if strategy.data_size > 1:
+            nats, tokens, broken = self.world.sum([nats, tokens, len(findings)])
+            findings = [f for part in self.world.gather(findings) for f in part] if broken else []
+        self.left_out.require_none(findings)
         return nats / max(tokens, 1)
 
     def save(self, output_dir: Path, state: TrainState) -> None:
-        """Write a checkpoint, then say which is best and delete what is too old."""
-        own = {key: value for key, value in self.objective.state_dict().items() if not key.startswith("model.")}
-        saved = SavedState(state, self.strategy.optimizer_tensors(), own, _rng_tensors())
+        """Write a checkpoint, then say which is best and delete what is too old. Called by all processes at once."""
+        whole = self.strategy.state_dict()
+        own = {name: value for name, value in whole.items() if not name.startswith("model.")}
+        rng = {
+            f"{key}-{rank}": v for rank, part in enumerate(self.world.gather(_rng_tensors())) for key, v in part.items()
+        }
+        saved = SavedState(state, self.strategy.optimizer_tensors(), own, rng)
+        model_state = {name.removeprefix("model."): value for name, value in whole.items() if name not in own}
+
+        def begin() -> Path:
+            return begin_checkpoint(output_dir, state.step)
+
+        def finish() -> None:
+            self.model.save_pretrained(draft, state_dict=model_state)
+            self.processor.save_pretrained(draft)
+            finish_checkpoint(draft, output_dir, saved, self.config.to_yaml())
+            write_best(output_dir, state)
+            prune(output_dir, self.config.save_total_limit, state.best_step)
+
         try:
-            save_checkpoint(output_dir, saved, self.config.to_yaml(), self._save_model)
+            draft = self.world.on_first(begin)
+            self.strategy.save_own(draft / STATE_FOLDER)
+            self.world.barrier()
+            self.world.on_first(finish)
         except OSError as error:
             raise ParsitError(
                 f"{output_dir}: cannot write the checkpoint of step {state.step} ({error}); earlier ones are untouched"
             ) from error
-        write_best(output_dir, state)
-        prune(output_dir, self.config.save_total_limit, state.best_step)
-
-    def _save_model(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
 
     def restore(self, checkpoint: Path) -> TrainState:
         """Put the run where the checkpoint stands (the model's weights are loaded already).
@@ -237,26 +302,28 @@ class _Run:
         saved = load_state(checkpoint)
         if saved.state.data_fingerprint != self.fingerprint:
             raise InputError(
-                f"{checkpoint}: was trained on other data, batch size, accumulation or seed: going on would repeat or "
-                "skip samples; give the same ones, or start a new --output_dir with --model_name_or_path"
+                f"{checkpoint}: was trained on other data, batch size, accumulation, packing or seed: going on would "
+                "repeat or skip samples; give the same ones, or start a new --output_dir with --model_name_or_path"
             )
         try:
-            self.strategy.load_optimizer_tensors(saved.optimizer)
+            if not self.strategy.load_own(checkpoint / STATE_FOLDER):
+                self.strategy.load_optimizer_tensors(saved.optimizer)
         except KeyError as error:
             raise InputError(
-                f"{checkpoint}: has no optimizer state for {error}: --mm_tunable_parts or --glyph_loss_weight changed"
+                f"{checkpoint}: has no optimizer state for {error}: --mm_tunable_parts, --glyph_loss_weight or "
+                "--deepspeed changed"
             ) from error
-        self.objective.load_state_dict(saved.objective, strict=False)
-        torch.set_rng_state(saved.rng["cpu"])
-        if "cuda" in saved.rng and torch.cuda.is_available():
-            torch.cuda.set_rng_state(saved.rng["cuda"])
+        self.strategy.load_objective(saved.objective)
+        rank = self.world.rank if f"cpu-{self.world.rank}" in saved.rng else 0
+        torch.set_rng_state(saved.rng[f"cpu-{rank}"])
+        if f"cuda-{rank}" in saved.rng and torch.cuda.is_available():
+            torch.cuda.set_rng_state(saved.rng[f"cuda-{rank}"])
         return saved.state
 
 
-def _sum_losses(losses: list[Losses]) -> tuple[float, float | None]:
-    """The step's language-model loss and glyph loss."""
-    glyphs = [share.glyph for share in losses if share.glyph is not None]
-    return sum(float(share.language) for share in losses), sum(float(g) for g in glyphs) if glyphs else None
+def pick_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _rng_tensors() -> dict[str, torch.Tensor]:
@@ -279,9 +346,9 @@ def _micro_batches(config: TrainConfig, data: DataSet, work: Work) -> Packed | P
     return Packed(data.num_tokens, data.num_tiles, max_tokens, config.max_tiles_per_pack, config.seed, work)
 
 
-def _fingerprint(training: DataSet, config: TrainConfig) -> str:
-    """A digest of all that decides which sample is read at which step."""
-    order = (config.seed, config.per_device_train_batch_size, config.gradient_accumulation_steps)
+def _fingerprint(training: DataSet, config: TrainConfig, per_step: int) -> str:
+    """A digest of all that decides which sample is read at which step; accumulation and processes count together."""
+    order = (config.seed, config.per_device_train_batch_size, per_step)
     order += (config.packing, config.packing and config.model_max_length, config.max_tiles_per_pack)
     return hashlib.sha256(training.digest + repr(order).encode()).hexdigest()
 

@@ -89,16 +89,25 @@ class Log:
         total_steps: steps at the end.
         logging_steps: steps between lines in a pipe and between TensorBoard entries.
         tensorboard: write TensorBoard files.
+        speaks: False: this is one of several processes, and another writes and speaks for all.
     """
 
     def __init__(
-        self, output_dir: Path, first_step: int, total_steps: int, logging_steps: int, tensorboard: bool
+        self,
+        output_dir: Path,
+        first_step: int,
+        total_steps: int,
+        logging_steps: int,
+        tensorboard: bool,
+        speaks: bool = True,
     ) -> None:
-        cut_back(output_dir / METRICS_FILE, first_step)
-        self._file = (output_dir / METRICS_FILE).open("a", encoding="utf-8")
+        if speaks:
+            cut_back(output_dir / METRICS_FILE, first_step)
+        self._file = (output_dir / METRICS_FILE if speaks else Path(os.devnull)).open("a", encoding="utf-8")
+        tensorboard = tensorboard and speaks
         self._writer = _tensorboard_writer(output_dir, first_step) if tensorboard else None
         self.logging_steps, self.total_steps = logging_steps, total_steps
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, quiet=not speaks)
         self._started, self._first_step = time.perf_counter(), first_step
         columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
         self._progress = Progress(
@@ -143,7 +152,8 @@ class Log:
     def sync(self) -> None:
         """Force metrics.jsonl onto the disk, so that it is never behind a checkpoint."""
         self._file.flush()
-        os.fsync(self._file.fileno())
+        if Path(self._file.name) != Path(os.devnull):
+            os.fsync(self._file.fileno())
 
 
 def _tensorboard_writer(output_dir: Path, first_step: int) -> Any:

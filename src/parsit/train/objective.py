@@ -32,7 +32,8 @@ class StepCounts:
         return cls(sum(batch.num_supervised for batch in batches), int(sum(asked)))
 
 
-@dataclass(frozen=True, slots=True)
+# No slots: DeepSpeed looks into a module's output through `vars`.
+@dataclass(frozen=True)
 class Losses:
     """One batch's share of the step's losses: scalars that add up over the step's batches."""
 

@@ -15,9 +15,10 @@ from parsit.train.parts import trainable
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Parameters of one optimizer with one learning rate and one weight decay, by name."""
+    """Parameters of one optimizer with one learning rate and one weight decay, by name; all of one part."""
 
     name: str
+    part: str
     optimizer: str
     learning_rate: float
     weight_decay: float
@@ -49,6 +50,7 @@ def groups_of(objective: nn.Module, config: TrainConfig) -> list[Group]:
         raise ValueError("no parameter is trained: check mm_tunable_parts")
     return [
         Group(
+            part=part,
             name=part + ("" if decayed else ".no_decay") + (".muon" if optimizer == "muon" else ""),
             optimizer=optimizer,
             learning_rate=rates[part],

@@ -1,0 +1,235 @@
+"""What every way of placing a computation has in common.
+
+A strategy wraps the objective, builds the optimizers over what it made of the parameters, runs forward and backward,
+clips, steps, and gathers full tensors for a checkpoint. The loop does not know which one it has. Losses are already
+divided by the step's counts over all processes, so gradients are summed, never averaged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from parsit.config import TrainConfig
+from parsit.processing.collate import Batch
+from parsit.train.objective import Losses, Objective, StepCounts
+from parsit.train.optimizer import Group, build_optimizers, groups_of
+from parsit.train.world import World
+
+# Looks at the loss and at the gradients' norm before an update, and raises where they are not finite.
+NormCheck = Callable[[float], None]
+
+
+def wants_bf16(choice: str, device: torch.device) -> bool:
+    """Whether to compute in bfloat16: `auto` says yes where the machine's matrix units are made for it."""
+    if choice != "auto":
+        return choice == "true"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    # Both are private, but torch has no public way to ask: matrix tiles (Xeon) or bf16 dot products (Xeon, EPYC).
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """What this process holds of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+class Strategy:
+    """One process, one device; weights and optimizer in fp32, matrix products in bf16 where wanted.
+
+    Others derive from it and change what they must: mostly `_wrap` and `backward`.
+
+    Args:
+        objective: what is minimised; its parameters are frozen or freed already.
+        config: the run's configuration.
+        world: this process among all.
+    """
+
+    name = "one process"
+
+    def __init__(self, objective: Objective, config: TrainConfig, world: World) -> None:
+        self.config, self.world, self.device = config, world, world.device
+        self.bf16 = wants_bf16(config.bf16, self.device)
+        self.objective = objective
+        self.part_norms: dict[str, float] = {}
+        # Ranks that share all data, and those that have data of their own.
+        self.data_rank, self.data_size = world.rank, world.size
+        self.module: nn.Module = self._wrap(objective)
+        self.groups: list[Group] = groups_of(objective, config)
+        self.optimizers: list[torch.optim.Optimizer] = self._build_optimizers()
+
+    def _wrap(self, objective: Objective) -> nn.Module:
+        return objective.to(self.device)
+
+    def _build_optimizers(self) -> list[torch.optim.Optimizer]:
+        return build_optimizers(self.groups, self.config)
+
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
+        """bf16 matrix products inside, where wanted."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            yield
+
+    def forward(self, batch: Batch, counts: StepCounts) -> Losses:
+        """One micro-batch's losses, divided by the step's counts."""
+        with self.autocast():
+            return self.module(batch.to(self.device), counts)
+
+    def backward(self, batch: Batch, counts: StepCounts, last: bool) -> Losses:
+        """Forward and backward of one micro-batch; `last`: it is the step's last, and gradients must be whole."""
+        losses = self.forward(batch, counts)
+        losses.total.backward()
+        return losses
+
+    def update(self, factor: float, check: NormCheck) -> float:
+        """Clip, and step at `factor` times the peak learning rates; the norm before clipping.
+
+        Raises:
+            ParsitError: from `check`, before anything was changed.
+        """
+        norm = self._norm()
+        check(norm)
+        limit = self.config.max_grad_norm
+        if limit and norm > limit:
+            for _, parameter in self.named_trained():
+                if parameter.grad is not None:
+                    local(parameter.grad).mul_(limit / (norm + 1e-6))
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * factor
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def _norm(self) -> float:
+        """The norm of all gradients, and in `part_norms` that of each part.
+
+        Summed in double precision: a sum of millions of squares in single precision is off in the fifth digit on a CPU,
+        and differs with the way in which a gradient is cut.
+        """
+        parts = list(dict.fromkeys(group.part for group in self.groups))
+        squares = torch.zeros(2, len(parts), dtype=torch.float64, device=self.device)
+        for group in self.groups:
+            for parameter in group.parameters.values():
+                if parameter.grad is not None:
+                    cut = int(isinstance(parameter.grad, DTensor))
+                    norm = torch.linalg.vector_norm(local(parameter.grad), dtype=torch.float64)
+                    squares[cut, parts.index(group.part)] += norm**2
+        cut_squares = squares[1].contiguous()
+        if any(isinstance(parameter, DTensor) for _, parameter in self.named_trained()):
+            torch.distributed.all_reduce(cut_squares)
+        of_parts = (squares[0] + cut_squares).tolist()
+        self.part_norms = {part: math.sqrt(square) for part, square in zip(parts, of_parts, strict=True)}
+        return math.sqrt(sum(of_parts))
+
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """The rate of each group in the last step."""
+        return {group["name"]: group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups}
+
+    def named_trained(self) -> list[tuple[str, nn.Parameter]]:
+        """What is trained, by name in the objective."""
+        return [item for group in self.groups for item in group.parameters.items()]
+
+    def full(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A parameter, or an optimizer's state of one, whole and on the CPU; called by all processes at once."""
+        whole = tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+        return whole.cpu()
+
+    def shard_like(self, whole: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+        """The share that this process holds of a whole tensor, placed as `parameter` is."""
+        if isinstance(parameter, DTensor):
+            return distribute_tensor(whole.to(self.device), parameter.device_mesh, parameter.placements)
+        return whole.to(self.device)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The objective's whole state, on the first process; empty on the others. Called by all at once."""
+        state: dict[str, torch.Tensor] = {}
+        gathered: dict[int, torch.Tensor] = {}  # tied parameters stay one tensor, and are gathered once
+        for name, tensor in self.objective.state_dict(keep_vars=True).items():
+            if id(tensor) not in gathered:
+                gathered[id(tensor)] = self.whole_weight(name, tensor)
+            if self.world.is_first:
+                state[name] = gathered[id(tensor)]
+        return state
+
+    def whole_weight(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """One entry of the objective's state, as `full`."""
+        return self.full(tensor)
+
+    def optimizer_tensors(self) -> dict[str, torch.Tensor]:
+        """The optimizers' whole state by parameter name, `NAME/exp_avg` and so on, on the first process."""
+        tensors: dict[str, torch.Tensor] = {}
+        for name, parameter in self.named_trained():
+            for optimizer in self.optimizers:
+                for key, value in optimizer.state.get(parameter, {}).items():
+                    whole = self.full(value)
+                    if self.world.is_first:
+                        tensors[f"{name}/{key}"] = whole
+        return tensors
+
+    def load_optimizer_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Put back what `optimizer_tensors` gave, whatever strategy gave it.
+
+        Raises:
+            KeyError: a parameter that is trained now and has no state there, or the other way round.
+        """
+        states: dict[str, dict[str, torch.Tensor]] = {}
+        for entry, value in tensors.items():
+            name, key = entry.rsplit("/", 1)
+            states.setdefault(name, {})[key] = value
+        trained = dict(self.named_trained())
+        for name in states.keys() ^ trained.keys():
+            raise KeyError(name)
+        of_group = {group["name"]: optimizer for optimizer in self.optimizers for group in optimizer.param_groups}
+        for group in self.groups:
+            for name, parameter in group.parameters.items():
+                of_group[group.name].state[parameter] = {
+                    # A count of steps is no tensor of the parameter's shape and is never sharded.
+                    key: self.shard_like(value, parameter) if value.ndim else value.to(parameter.device)
+                    for key, value in states[name].items()
+                }
+
+    def load_objective(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Put back the parameters that are the objective's own (whole tensors by name)."""
+        parameters = dict(self.objective.named_parameters())
+        with torch.no_grad():
+            for name, value in tensors.items():
+                parameters[name].copy_(self.shard_like(value, parameters[name]))
+
+    def save_own(self, folder: Path) -> None:
+        """Write what only this strategy can read back; called by all processes at once."""
+
+    def load_own(self, folder: Path) -> bool:
+        """Read it back; False: there is nothing of this strategy's in the folder."""
+        return False
+
+
+class DataParallel(Strategy):
+    """Each process has the whole model and batches of its own; gradients are summed over all (DDP)."""
+
+    name = "DDP"
+
+    def _wrap(self, objective: Objective) -> nn.Module:
+        objective = objective.to(self.device)
+        return nn.parallel.DistributedDataParallel(
+            objective,
+            device_ids=[self.device.index] if self.device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+        )
+
+    def backward(self, batch: Batch, counts: StepCounts, last: bool) -> Losses:
+        """As in `Strategy`; gradients travel once a step, after the last micro-batch."""
+        assert isinstance(self.module, nn.parallel.DistributedDataParallel)
+        with contextlib.nullcontext() if last else self.module.no_sync():
+            losses = self.forward(batch, counts)
+            # DDP averages over processes; the losses are shares of one sum.
+            (losses.total * self.world.size).backward()
+        return losses

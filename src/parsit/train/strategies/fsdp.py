@@ -1,0 +1,43 @@
+"""FSDP2: each process holds a share of every weight, gradient and optimizer state, and gathers layer by layer.
+
+Source: torch's `fully_shard`. Layers of towers and decoder are sharded one by one; embeddings, `lm_head` (which may be
+the same tensor) and what else there is form the root, which the objective's own forward gathers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from parsit.train.objective import Objective
+from parsit.train.strategies.base import Strategy
+
+
+def layers_of(module: nn.Module) -> list[nn.Module]:
+    """The layers of a tower or decoder, in order: the members of its longest list of modules."""
+    lists = [child for child in module.modules() if isinstance(child, nn.ModuleList)]
+    return list(max(lists, key=len)) if lists else []
+
+
+class FullyShard(Strategy):
+    """FSDP2 over all processes."""
+
+    name = "FSDP2"
+
+    def _wrap(self, objective: Objective) -> nn.Module:
+        mesh = init_device_mesh(self.device.type, (self.world.size,))
+        half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        policy = half if self.bf16 else MixedPrecisionPolicy()
+        model = objective.model
+        parts = [*layers_of(model.vision_tower), model.vision_tower, *layers_of(model.get_decoder())]
+        for part in [*parts, objective]:
+            fully_shard(part, mesh=mesh, mp_policy=policy)
+        for module in objective.modules():
+            if isinstance(module, FSDPModule):
+                # The losses are shares of one sum: gradients are summed, not averaged.
+                module.set_gradient_divide_factor(1.0)
+                if self.device.type == "cpu":
+                    module.set_force_sum_reduction_for_comms(True)  # gloo cannot scale while it sums
+        return objective

@@ -1,0 +1,194 @@
+"""Two processes over gloo: every strategy shards as it claims, learns what one process learns, and never hangs.
+
+All runs of a world size follow each other in one set of processes (`dist_worker`), because starting those costs more
+than the runs. A run that hangs is stopped by the watchdog, with the processes' last words.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from dist_support import run_job
+from PIL import Image, ImageDraw
+from safetensors.torch import load_file
+
+from parsit import hf
+
+pytestmark = [pytest.mark.dist, pytest.mark.xdist_group("distributed")]
+
+STEPS = 10
+STRATEGIES = {"ddp": {}, "fsdp": {"fsdp": True}, "tp": {"tp": 2}, "zero2": {"deepspeed": "zero2.json"},
+              "zero3": {"deepspeed": "zero3.json"}}  # fmt: skip
+DATA_PARALLEL = [name for name in STRATEGIES if name != "tp"]
+NAMES = {"ddp": "DDP", "fsdp": "FSDP2", "tp": "TP", "zero2": "ZeRO-2", "zero3": "ZeRO-3"}
+# Share of the weights and of the optimizer's state that each of two processes holds; TP leaves tower and norms whole.
+SHARES = {"ddp": (1, 1), "fsdp": (0.5, 0.5), "tp": (0.56, 0.56), "zero2": (1, 0.5), "zero3": (0.5, 0.5)}
+
+# Micro-batches of two: an epoch of fourteen samples has seven, so that one rank's last is empty; a step takes them all.
+WHOLE = {"per_device_train_batch_size": 2, "max_steps": STEPS, "save_steps": STEPS, "learning_rate": 3e-3}
+# One sample each: what two ranks compute at the same time differs in modality, length, and whether it is there at all.
+SINGLE = {"per_device_train_batch_size": 1, "max_steps": 14, "save_steps": 14, "learning_rate": 1e-3,
+          "max_bad_fraction": 0.5}  # fmt: skip
+HALVES = {"per_device_train_batch_size": 2, "max_steps": 6, "save_steps": 3, "learning_rate": 3e-3, "seed": 5}
+
+
+def accumulate(name: str, micro_batches: int) -> dict:
+    """Accumulation that gives a step so many micro-batches over all processes; TP's processes share theirs."""
+    return {"gradient_accumulation_steps": micro_batches if name in ("one", "tp") else micro_batches // 2}
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def make_data(folder):
+    """Fourteen samples: pictures of numbers, text alone, and one with two pictures."""
+    records = []
+    for number in range(14):
+        image = Image.new("RGB", (40 + 8 * (number % 3), 24), "white")
+        ImageDraw.Draw(image).text((2, 6), str(number * 37), fill="black")
+        image.save(folder / f"{number}.png")
+        if number % 4 == 3:
+            talk, images = (f"What is {number}?", f"a number, {number}"), []
+        elif number == 6:
+            talk, images = ("<image> and <image>", "two"), ["5.png", "6.png"]
+        else:
+            talk, images = ("<image>\nRead.", str(number * 37)), [f"{number}.png"]
+        turns = [{"from": "human", "value": talk[0]}, {"from": "gpt", "value": talk[1]}]
+        records.append({"id": str(number), "conversations": turns} | ({"image": images} if images else {}))
+    (folder / "d.jsonl").write_text("\n".join(map(json.dumps, records)))
+
+
+def make_deepspeed(folder):
+    base = {"train_micro_batch_size_per_gpu": "auto", "gradient_clipping": "auto", "bf16": {"enabled": "auto"}}
+    stage3 = {"stage": 3, "stage3_param_persistence_threshold": 0, "reduce_bucket_size": "auto"}
+    (folder / "zero2.json").write_text(json.dumps(base | {"zero_optimization": {"stage": 2}}))
+    (folder / "zero3.json").write_text(json.dumps(base | {"zero_optimization": stage3}))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, mini):
+    folder = tmp_path_factory.mktemp("distributed")
+    make_data(folder)
+    make_deepspeed(folder)
+    processor = hf.new_processor(mini)
+    hf.new_model(mini, processor, seed=0).save_pretrained(folder / "start")
+    processor.save_pretrained(folder / "start")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def seen(folder):
+    """All runs: what each rank saw, by run."""
+
+    def flags(name: str, base: dict, micro_batches: int, **more) -> dict:
+        chosen = {k: str(folder / v) if k == "deepspeed" else v for k, v in STRATEGIES.get(name, {}).items()}
+        return base | chosen | accumulate(name, micro_batches) | more
+
+    def all_runs(names: list[str]) -> list[dict]:
+        runs = []
+        for name in names:
+            runs.append({"name": f"whole-{name}", "flags": flags(name, WHOLE, 8)})
+            if name == "tp":
+                continue
+            checkpointing = {"gradient_checkpointing": name != "ddp"}
+            runs.append(
+                {
+                    "name": f"single-{name}",
+                    "flags": flags(name, SINGLE, 2, **checkpointing),
+                    "break": str(folder / "4.png"),
+                }
+            )
+            runs.append({"name": f"poisoned-{name}", "flags": flags(name, HALVES, 2), "poison": 2})
+            runs.append({"name": f"halves-{name}", "flags": flags(name, HALVES, 4)})
+        packed = flags(names[0], WHOLE, 2, packing=True, model_max_length=300, per_device_train_batch_size=1)
+        runs.append({"name": f"packed-{names[0]}", "flags": packed, "validate": True})
+        return runs
+
+    job = {"start": str(folder / "start"), "data": str(folder / "d.jsonl"), "out": str(folder / "out")}
+    found = {}
+    for names, world_size in ((["one"], 1), (list(STRATEGIES), 2)):
+        runs = all_runs(names)
+        found |= run_job(job | {"runs": runs}, folder / "jobs", world_size, timeout_s=60 * len(runs))
+    # Go on from the middle: each with itself, and what DDP began under FSDP2.
+    resumed = []
+    for name, origin in (*((name, name) for name in DATA_PARALLEL), ("fsdp", "ddp")):
+        target = folder / "out" / f"resumed-{name}-from-{origin}"
+        shutil.copytree(folder / "out" / f"halves-{origin}", target)
+        shutil.rmtree(target / "checkpoint-6")
+        resumed.append({"name": target.name, "flags": flags(name, HALVES, 4)})
+    found |= run_job(job | {"runs": resumed}, folder / "jobs-resumed", 2, timeout_s=60 * len(resumed))
+    return found
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_weights_and_optimizer_lie_where_the_strategy_says(seen, name):
+    weights, states = SHARES[name]
+    for rank in seen[f"whole-{name}"]:
+        assert rank["strategy"] == NAMES[name]
+        assert rank["whole"] == seen["whole-one"][0]["whole"], "parameters are counted right under sharding"
+        assert rank["here"] / rank["whole"] == pytest.approx(weights, abs=0.02)
+        assert rank["optimizer_here"] / rank["whole"] == pytest.approx(states, abs=0.02)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_ten_steps_equal_those_of_one_process(folder, seen, name):
+    expected, found = (metrics(folder / "out" / f"whole-{which}") for which in ("one", name))
+    assert len(found) == STEPS
+    for one, two in zip(expected, found, strict=True):
+        assert one["supervised_tokens"] == two["supervised_tokens"]
+        assert abs(one["loss"] - two["loss"]) < 1e-5
+        assert abs(one["grad_norm"] - two["grad_norm"]) < 1e-4
+    assert expected[0]["loss"] - expected[-1]["loss"] > 0.5, "it learns"
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_checkpoint_holds_whole_weights_equal_to_those_of_one_process(folder, seen, name):
+    expected, found = (
+        load_file(folder / "out" / f"whole-{which}" / f"checkpoint-{STEPS}" / "model.safetensors")
+        for which in ("one", name)
+    )
+    assert found.keys() == expected.keys()
+    for key in expected:
+        torch.testing.assert_close(found[key], expected[key], atol=2e-4, rtol=0, msg=key)
+    hf.load_model(folder / "out" / f"whole-{name}" / f"checkpoint-{STEPS}")
+
+
+@pytest.mark.parametrize("name", DATA_PARALLEL)
+def test_ranks_that_differ_in_images_text_and_emptiness_do_not_hang_and_learn_the_same(folder, seen, name):
+    """With activation checkpointing, and an image that breaks in mid-run and leaves its rank with nothing."""
+    expected, found = (metrics(folder / "out" / f"single-{which}") for which in ("one", name))
+    for one, two in zip(expected, found, strict=True):
+        assert abs(one["loss"] - two["loss"]) < 1e-5
+        assert one["left_out"] == two["left_out"]
+    assert found[-1]["left_out"] == 1
+    lists = [(folder / "out" / f"single-{which}" / "left_out.jsonl").read_text() for which in ("one", name)]
+    assert lists[0] == lists[1]
+
+
+@pytest.mark.parametrize("name", DATA_PARALLEL)
+def test_what_is_not_finite_stops_every_rank_before_the_update(folder, seen, name):
+    for rank in seen[f"poisoned-{name}"]:
+        assert rank["error"].startswith("ParsitError: step 3: loss is nan")
+    assert len(metrics(folder / "out" / f"poisoned-{name}")) == 2
+
+
+@pytest.mark.parametrize(("name", "origin"), [*((name, name) for name in DATA_PARALLEL), ("fsdp", "ddp")])
+def test_a_run_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(folder, seen, name, origin):
+    whole, resumed = (
+        metrics(folder / "out" / which) for which in (f"halves-{origin}", f"resumed-{name}-from-{origin}")
+    )
+    assert "error" not in seen[f"resumed-{name}-from-{origin}"][0]
+    for one, two in zip(whole, resumed, strict=True):
+        assert one["step"] == two["step"]
+        assert abs(one["loss"] - two["loss"]) < (1e-6 if name == origin else 1e-5)
+
+
+def test_packs_over_two_processes_learn_what_one_learns_and_validate_the_same(folder, seen):
+    expected, found = (metrics(folder / "out" / f"packed-{which}") for which in ("one", "ddp"))
+    for one, two in zip(expected, found, strict=True):
+        assert abs(one["loss"] - two["loss"]) < 1e-5
+    assert abs(expected[-1]["eval_loss"] - found[-1]["eval_loss"]) < 1e-5

@@ -1,0 +1,86 @@
+"""MFU, against numbers counted another way."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from parsit import hf
+from parsit.model.flops import StepFlops, step_flops
+from parsit.processing.collate import collate, collate_packed
+from parsit.train.objective import Objective, StepCounts
+from parsit.train.parts import set_tunable
+from parsit.train.rates import StepWork, mfu, peak_flops, peak_flops_of
+
+
+@pytest.fixture(scope="module")
+def features(processor, samples):
+    return [processor.encode(sample.turns) for sample in (samples[0], samples[4], samples[12])]
+
+
+def test_padded_and_packed_batches_of_the_same_samples_are_the_same_work(features):
+    lengths = [len(item.input_ids) for item in features]
+    padded, packed = StepWork.of([collate(features, 0)]), StepWork.of([collate_packed(features, 0)])
+    assert padded.tokens == sum(lengths)
+    assert padded.tokens_squared == sum(length**2 for length in lengths)
+    assert padded.tiles == sum(len(item.pixel_values) for item in features if item.pixel_values is not None)
+    assert padded.labels == sum(item.num_supervised for item in features)
+    assert padded == packed
+    apart = StepWork.of([collate([item], 0) for item in features])
+    assert apart == padded
+    assert StepWork.of([collate(features[:1], 0)]) + StepWork.of([collate(features[1:], 0)]) == padded
+
+
+def test_the_formula_by_hand():
+    per = StepFlops(per_token=10, per_token_squared=2, per_label=5, per_tile=100)
+    work = StepWork(tokens=7, tokens_squared=25, labels=3, tiles=2)
+    assert work.flops(per) == 70 + 50 + 15 + 200
+    assert mfu(work, per, seconds=0.5, peak=1000.0, devices=2) == pytest.approx(335 / 0.5 / 2000)
+    assert mfu(work, per, seconds=0.5, peak=None) is None
+
+
+@pytest.mark.parametrize("parts", [["mm_vision_tower", "mm_mlp_adapter", "mm_language_model"], ["mm_mlp_adapter"]])
+def test_the_work_of_a_real_step_is_what_torch_counts(mini, processor, features, parts):
+    model = hf.new_model(mini, processor, 0).train()
+    set_tunable(model, parts)
+    batch = collate(features[:1], 0)  # torch counts padding as well
+    work = StepWork.of([batch])
+    # The plain kernel, which torch can count; it computes the half of causal attention that is masked as well.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        Objective(model, 0.0)(batch, StepCounts.of([batch])).total.backward()
+    per = step_flops(model)
+    masked = per.per_token_squared * work.tokens_squared
+    assert work.flops(per) + masked == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "tera"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA A100-PCIE-40GB", 312),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H100 NVL", 835),
+        ("NVIDIA H200", 989),
+        ("NVIDIA H200 NVL", 835),
+        ("NVIDIA L40S", 362),
+        ("NVIDIA GeForce RTX 4090", 165),
+        ("NVIDIA A10", 125),
+        ("NVIDIA L4", 121),
+        ("NVIDIA L40", None),
+        ("NVIDIA A10G", None),
+        ("NVIDIA GH200 480GB", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA GeForce RTX 4090 D", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("AMD EPYC 9R14", None),
+    ],
+)
+def test_peaks_by_the_drivers_name(name, tera):
+    assert peak_flops(name) == (None if tera is None else tera * 1e12)
+
+
+def test_a_cpu_has_no_peak():
+    assert peak_flops_of(torch.device("cpu")) is None
