@@ -103,7 +103,8 @@ def seen(folder):
                 }
             )
             runs.append({"name": f"poisoned-{name}", "flags": flags(name, HALVES, 2), "poison": 2})
-            runs.append({"name": f"halves-{name}", "flags": flags(name, HALVES, 4)})
+            # Fourteen samples are one batch of the validation: the other rank's is empty, without an image.
+            runs.append({"name": f"halves-{name}", "flags": flags(name, HALVES, 4), "validate": True})
         packed = flags(names[0], WHOLE, 2, packing=True, model_max_length=300, per_device_train_batch_size=1)
         runs.append({"name": f"packed-{names[0]}", "flags": packed, "validate": True})
         return runs
@@ -119,7 +120,7 @@ def seen(folder):
         target = folder / "out" / f"resumed-{name}-from-{origin}"
         shutil.copytree(folder / "out" / f"halves-{origin}", target)
         shutil.rmtree(target / "checkpoint-6")
-        resumed.append({"name": target.name, "flags": flags(name, HALVES, 4)})
+        resumed.append({"name": target.name, "flags": flags(name, HALVES, 4), "validate": True})
     found |= run_job(job | {"runs": resumed}, folder / "jobs-resumed", 2, timeout_s=60 * len(resumed))
     return found
 
@@ -185,6 +186,12 @@ def test_a_run_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(folder, seen, 
     for one, two in zip(whole, resumed, strict=True):
         assert one["step"] == two["step"]
         assert abs(one["loss"] - two["loss"]) < (1e-6 if name == origin else 1e-5)
+
+
+@pytest.mark.parametrize("name", DATA_PARALLEL)
+def test_validation_is_the_same_where_a_rank_has_nothing_to_validate(folder, seen, name):
+    expected, found = (metrics(folder / "out" / f"halves-{which}")[-1]["eval_loss"] for which in ("one", name))
+    assert abs(expected - found) < 1e-5
 
 
 def test_packs_over_two_processes_learn_what_one_learns_and_validate_the_same(folder, seen):

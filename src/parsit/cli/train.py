@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,13 @@ from parsit.config import (
     load_preset,
     preset_names,
 )
-from parsit.types import InputError, UsageError
+from parsit.types import InputError, ParsitError, UsageError
 
 if TYPE_CHECKING:
     from parsit.data.dataset import DataSet
     from parsit.model import ParsitForConditionalGeneration
     from parsit.processing.processor import ParsitProcessor
+    from parsit.train.world import World
 
 # What decides which sample is seen when, and what the weights are: these may not change on resume.
 FIXED_ON_RESUME = ("architecture", "mm_tunable_parts", "glyph_loss_weight", *MULTIMODAL_FLAGS, *PROCESSING_FLAGS)
@@ -58,32 +60,54 @@ def parse(argv: list[str]) -> TrainConfig:
 
 
 def main(argv: list[str]) -> int:
-    """Run the verb."""
+    """Run the verb: in this process, or in one for each GPU."""
     config = parse(argv)
-    output_dir = Path(str(config.output_dir))
+    from parsit.cli.launch import num_processes, run_processes, set_defaults
+    from parsit.train.world import join, leave, place_in_environment
 
+    processes = 1 if place_in_environment() else num_processes(config.num_processes)
+    set_defaults(processes)
+    if processes > 1:
+        return run_processes(["train", *argv], processes)
+    world = join()
+    try:
+        return _run(config, world)
+    except ParsitError:
+        if world.is_first:
+            raise
+        return 1  # the first process has said it
+    finally:
+        leave()
+
+
+def _run(config: TrainConfig, world: World) -> int:
     from parsit import hf
     from parsit.cli.console import quiet_libraries, say, tell_parts
     from parsit.train import train
     from parsit.train.parts import set_tunable
 
     quiet_libraries()
-    checkpoint = _checkpoint_to_resume(config, output_dir)
+    output_dir = Path(str(config.output_dir))
+    checkpoint = world.on_first(lambda: _checkpoint_to_resume(config, output_dir))
     architecture = architecture_of(config)
     start = checkpoint or _parsit_folder(config.model_name_or_path)
     processor = hf.load_processor(start) if start else hf.new_processor(architecture)
-    training = _data_set(config.data or [], config, processor, "training")
-    validation = _data_set(config.eval_data, config, processor, "validation") if config.eval_data else None
+    training = _data_set(config.data or [], config, processor, "training", world)
+    validation = _data_set(config.eval_data, config, processor, "validation", world) if config.eval_data else None
     model = hf.load_model(start) if start else _new_model(config, architecture, processor)
     _require_given_flags(config, model, processor)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    training.write_findings(output_dir / "set_aside.jsonl")
-    tell_parts(set_tunable(model, config.tunable_parts))
-    if checkpoint:
-        say(f"resuming from {checkpoint}")
-    result = train(config, model, processor, training, validation, checkpoint)
-    ending = f", validation loss {result.eval_loss:.4f}" if result.eval_loss is not None else ""
-    say(f"trained {result.steps} steps{ending}; saved {result.checkpoint}")
+    reports = set_tunable(model, config.tunable_parts)
+    if world.is_first:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        training.write_findings(output_dir / "set_aside.jsonl")
+        tell_parts(reports)
+        if checkpoint:
+            say(f"resuming from {checkpoint}")
+    world.barrier()
+    result = train(config, model, processor, training, validation, checkpoint, world)
+    if world.is_first:
+        ending = f", validation loss {result.eval_loss:.4f}" if result.eval_loss is not None else ""
+        say(f"trained {result.steps} steps{ending}; saved {result.checkpoint}")
     return 0
 
 
@@ -175,22 +199,27 @@ def _new_model(
     )
 
 
-def _data_set(paths: list[str], config: TrainConfig, processor: ParsitProcessor, what: str) -> DataSet:
-    """What is trained on, checked before anything is trained, with a progress bar where there is something to do."""
+def _data_set(paths: list[str], config: TrainConfig, processor: ParsitProcessor, what: str, world: World) -> DataSet:
+    """What is trained on, checked before anything is trained, with a progress bar where there is something to do.
+
+    The first process makes the index; the others then open it.
+    """
     from parsit.cli.console import bars, say
     from parsit.data.dataset import Limits, open_data
     from parsit.data.sources import read_sources
 
     tiles = config.max_tiles_per_pack if config.packing and what == "training" else 0
     limits = Limits(config.model_max_length, config.over_long, tiles, config.max_bad_fraction)
-    with bars(f"checking {what} data") as advance:
-        data = open_data(
-            read_sources(paths, config.image_folder),
-            processor,
-            limits,
-            format_name=config.data_format,
-            seed=config.seed,
-            on_progress=advance,
+
+    def opened(advance: Callable[[Path, int, int], None] | None) -> DataSet:
+        sources = read_sources(paths, config.image_folder)
+        return open_data(
+            sources, processor, limits, format_name=config.data_format, seed=config.seed, on_progress=advance
         )
-    say(f"{what} data: {data.describe()}")
-    return data
+
+    def make() -> None:
+        with bars(f"checking {what} data") as advance:
+            say(f"{what} data: {opened(advance).describe()}")
+
+    world.on_first(make)
+    return opened(None)

@@ -271,15 +271,11 @@ class TrainConfig(ModelArguments, DataArguments, TrainingArguments):
         if self.optim == "muon" and ways:
             raise UsageError(f"--optim muon needs whole matrices, which --{ways[0]} cuts: use --optim adamw")
         if self.bits == 4 and not self.lora_enable:
-            raise UsageError(
-                "--bits 4 freezes the language model's matrices: nothing trains them; add --lora_enable"
-            )
+            raise UsageError("--bits 4 freezes the language model's matrices: nothing trains them; add --lora_enable")
         if self.bits == 4 and ways:
             raise UsageError(f"--bits 4 packs matrices into bytes, which --{ways[0]} cannot shard: train it without")
         if self.lora_enable and self.tp > 1:
-            raise UsageError(
-                "--lora_enable and --tp cannot be combined: adapters have no plan; use --fsdp"
-            )
+            raise UsageError("--lora_enable and --tp cannot be combined: adapters have no plan; use --fsdp")
         for name in ("mm_tunable_vision_layers", "gradient_checkpointing_layers"):
             layer_range(getattr(self, name), name)
 

@@ -149,6 +149,7 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         input_ids: torch.Tensor,
         pixel_values: torch.Tensor | None = None,
         image_sizes: torch.Tensor | None = None,
+        always_run_tower: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The decoder's input, image features in the place of their placeholders.
 
@@ -156,6 +157,7 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
             input_ids: `int[B, T]`.
             pixel_values: `float[N, 3, H, W]`, tiles of all images of the batch in order, or None.
             image_sizes: `int[images, 2]`, (height, width) in pixels; required with `pixel_values`.
+            always_run_tower: without images, run the tower on a blank tile that counts nothing (design D6).
 
         Returns:
             `float[B, T, D]` and the tower's features `float[N, P, D_vision]` (None without images).
@@ -168,7 +170,7 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         num_placeholders = int(is_image_BT.sum())
         if pixel_values is None or pixel_values.shape[0] == 0:
             _check_same_number(num_placeholders, 0)
-            if self.training:
+            if always_run_tower:
                 embeds_BTD = embeds_BTD + self._blank_tile(embeds_BTD)
             return embeds_BTD, None
         if image_sizes is None:
@@ -232,7 +234,9 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if inputs_embeds is None:
             if input_ids is None:
                 raise ValueError("forward needs input_ids or inputs_embeds")
-            inputs_embeds, vision_features_NPD = self.embed(input_ids, pixel_values, image_sizes)
+            inputs_embeds, vision_features_NPD = self.embed(
+                input_ids, pixel_values, image_sizes, always_run_tower=self.training or labels is not None
+            )
         if cu_seq_lens is not None:
             if self.config.text_config._attn_implementation != packed_attention.NAME:
                 raise ValueError("cu_seq_lens without enable_packing(): conversations would see each other")

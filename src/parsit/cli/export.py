@@ -1,0 +1,177 @@
+"""`parsit export RUN_OR_CHECKPOINT --out DIR`: a trained model as an ordinary Hugging Face folder.
+
+Adapters are merged into their base, and what only training needs is left behind. The folder is written beside its
+place, loaded again strictly, compared with the model in memory, and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from parsit.cli.parser import Parser
+from parsit.types import ImageRef, InputError, ParsitError, Turn, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from parsit.model import ParsitForConditionalGeneration
+    from parsit.processing.processor import ParsitProcessor
+
+# Largest difference of a logit, as a share of the largest logit, by the bytes of a weight. Sums in another order differ
+# by about 1e-6 in single precision; weights that were rounded to half precision after merging by about 1e-2.
+TOLERANCE = {4: 1e-3, 2: 5e-2}
+
+
+def main(argv: list[str]) -> int:
+    """Run the verb."""
+    parser = Parser("parsit export", "Write a trained model as an ordinary Hugging Face folder, adapters merged.")
+    parser.add_argument("source", metavar="RUN_OR_CHECKPOINT", help="a run's folder (its newest good checkpoint), "
+                        "a checkpoint, or a model's folder")  # fmt: skip
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write; it must not be there yet")
+    parser.add_argument("--base", metavar="DIR", help="where the adapters' base is now, if it was moved")
+    options = parser.parse_args(argv)
+    out = Path(options.out)
+    require_free(out)
+
+    from parsit import hf
+    from parsit.cli.console import quiet_libraries
+    from parsit.model.adapter_files import is_adapter_folder
+
+    quiet_libraries()
+    folder = find_checkpoint(Path(options.source))
+    print(f"checkpoint: {folder}")
+    processor = hf.load_processor(folder)
+    if is_adapter_folder(folder):
+        model = _merged(folder, Path(options.base) if options.base else None, processor)
+    elif options.base:
+        raise UsageError(f"--base: {folder} holds no adapters, but a whole model")
+    else:
+        model = hf.load_model(folder)
+    write_model(model, processor, out)
+    return 0
+
+
+def require_free(out: Path) -> None:
+    """Refuse a place where something is, before any work is done.
+
+    Raises:
+        InputError: the folder exists.
+    """
+    if out.exists():
+        raise InputError(f"{out}: is there already; give another --out")
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The folder to export: `path`, or in a run's folder its newest checkpoint that verifies.
+
+    Raises:
+        InputError: there is none, or it is not whole.
+    """
+    from parsit.cli.console import say
+    from parsit.parse.locate import find_model
+    from parsit.train.checkpoint import MANIFEST, find_newest, list_checkpoints, verify
+
+    if (path / "config.json").is_file() or not list_checkpoints(path):
+        folder = find_model(path)
+        problem = verify(folder) if (folder / MANIFEST).is_file() else None
+        if problem:
+            raise InputError(f"{folder}: is not whole: {problem}")
+        return folder
+    newest = find_newest(path, warn=say)
+    if newest is None:
+        raise InputError(f"{path}: none of its checkpoints is whole")
+    best = path / "best.json"
+    if best.is_file():
+        name = json.loads(best.read_text(encoding="utf-8"))["checkpoint"]
+        if name != newest.name:
+            say(f"{newest.name} is the newest; {name} validated best: export {path / name} to have that one")
+    return newest
+
+
+def _merged(folder: Path, base: Path | None, processor: ParsitProcessor) -> ParsitForConditionalGeneration:
+    from parsit.model.adapter_files import load_with_adapters
+    from parsit.model.adapters import adapter_parameters, merge_adapters
+
+    model = load_with_adapters(folder, base, merge=False)
+    count = sum(parameter.numel() for parameter in adapter_parameters(model).values())
+    before = logits_of(model, processor)
+    merge_adapters(model)
+    difference = require_same(before, logits_of(model, processor), model, "the merged model")
+    print(f"merged: {count:,} parameters of adapters; logits differ by at most {difference:.1e}")
+    return model
+
+
+def write_model(model: ParsitForConditionalGeneration, processor: ParsitProcessor, out: Path) -> None:
+    """Write a model's folder whole or not at all: written beside, loaded strictly, compared, renamed.
+
+    Raises:
+        ParsitError: it cannot be written, or what is read back computes something else.
+    """
+    from safetensors import SafetensorError
+
+    from parsit import hf
+
+    expected = logits_of(model, processor)
+    try:
+        with whole_folder(out) as draft:
+            model.save_pretrained(draft)
+            processor.save_pretrained(draft)
+            read_back = logits_of(hf.load_model(draft), hf.load_processor(draft))
+            difference = require_same(expected, read_back, model, "what was written")
+    except (OSError, SafetensorError) as error:
+        raise ParsitError(f"{out}: cannot be written: {error}") from error
+    print(f"verified: loaded strictly; logits differ by at most {difference:.1e}")
+    print(f"wrote: {out}")
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder to write into, which is synced and becomes `out` at the end, or leaves nothing behind."""
+    require_free(out)
+    draft = out.parent / f".{out.name}.partial"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        for path in [*draft.rglob("*"), draft]:
+            descriptor = os.open(path, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+        draft.rename(out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def logits_of(model: ParsitForConditionalGeneration, processor: ParsitProcessor) -> torch.Tensor:
+    """The model's answer to a small image and a short prompt: `float[1, T, vocabulary]`."""
+    import torch
+    from PIL import Image
+
+    from parsit.processing.collate import collate
+
+    image = Image.radial_gradient("L").resize((96, 64)).convert("RGB")
+    turns = (Turn("user", (ImageRef(image), "Read.")), Turn("assistant", ("Total 12.50",)))
+    batch = collate([processor.encode(turns)], processor.chat_tokens.pad).to(model.device)
+    with torch.no_grad():
+        return model.eval()(**batch.model_inputs(with_labels=False)).logits.float().cpu()
+
+
+def require_same(
+    expected: torch.Tensor, found: torch.Tensor, model: ParsitForConditionalGeneration, what: str
+) -> float:
+    """The largest difference between two models' logits.
+
+    Raises:
+        ParsitError: it is larger than rounding explains.
+    """
+    difference = float((expected - found).abs().max())
+    allowed = TOLERANCE[model.dtype.itemsize] * float(expected.abs().max())
+    if not difference <= allowed:  # NaN is larger too
+        raise ParsitError(f"{what} computes something else: logits differ by {difference:.1e}, allowed {allowed:.1e}")
+    return difference

@@ -1,0 +1,100 @@
+"""Start one process for each GPU of this machine, and end with them.
+
+torchrun does more (several machines, restarts); under it, srun or `accelerate launch` nothing is started here. On one
+machine this keeps the command the same and the error one line: the processes' output goes straight to the terminal.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+GRACE_S = 30.0
+
+
+def num_processes(asked: int) -> int:
+    """How many processes a run on this machine has: as asked, or one for each GPU."""
+    if asked:
+        return asked
+    import torch
+
+    return max(torch.cuda.device_count(), 1)
+
+
+def set_defaults(processes: int) -> None:
+    """Settings of memory and communication, for what the user has not set.
+
+    `expandable_segments` lets CUDA's allocator grow its blocks, where batches of changing length would leave holes. On
+    one machine with several GPUs NCCL talks over NVLink or PCIe alone; with one GPU, or under a launcher that may span
+    machines, nothing of NCCL's is touched.
+    """
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    launched = "RANK" in os.environ or "SLURM_PROCID" in os.environ
+    if processes > 1 and not launched:
+        os.environ.setdefault("NCCL_P2P_DISABLE", "0")
+        os.environ.setdefault("NCCL_IB_DISABLE", "1")
+
+
+def run_processes(arguments: Sequence[str], processes: int) -> int:
+    """`parsit ARGUMENTS` in so many processes; the exit code of the first that failed, else 0.
+
+    Where one ends badly the others are asked to stop, and killed if they do not. Ctrl-C and SIGTERM are handed on.
+    """
+    port = str(_free_port())
+    running = []
+    for rank in range(processes):
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        running.append(subprocess.Popen([sys.executable, "-m", "parsit.cli", *arguments], env=os.environ | place))
+    # Ctrl-C reaches every process of the terminal; SIGTERM only this one.
+    previous = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, _: _signal_all(running, number)),
+    }
+    try:
+        return _wait(running)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _wait(running: list[subprocess.Popen[bytes]]) -> int:
+    while any(process.poll() is None for process in running):
+        failed = [process.returncode for process in running if process.returncode not in (None, 0)]
+        if failed:
+            _end(running)
+            break
+        time.sleep(0.1)
+    codes = [process.wait() for process in running]
+    # The first that failed by itself; those that were ended because of it carry a signal's negative number.
+    bad = [code for code in codes if code > 0] or [128 - code for code in codes if code < 0]
+    return bad[0] if bad else 0
+
+
+def _end(running: list[subprocess.Popen[bytes]]) -> None:
+    """Give the others a moment (they may be ending with the same error), then end them."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline and any(process.poll() is None for process in running):
+        time.sleep(0.1)
+    _signal_all(running, signal.SIGTERM)
+    deadline = time.monotonic() + GRACE_S
+    while time.monotonic() < deadline and any(process.poll() is None for process in running):
+        time.sleep(0.1)
+    _signal_all(running, signal.SIGKILL)
+
+
+def _signal_all(running: list[subprocess.Popen[bytes]], number: int) -> None:
+    for process in running:
+        if process.poll() is None:
+            process.send_signal(number)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
