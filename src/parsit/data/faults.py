@@ -157,6 +157,11 @@ class Finding:
     detail: str
     sample_id: str = ""
 
+    def __post_init__(self) -> None:
+        """One line, whatever the data's names and texts hold."""
+        for name in ("place", "detail", "sample_id"):
+            object.__setattr__(self, name, _printable(getattr(self, name)))
+
     @property
     def level(self) -> Level:
         """Whether the sample was set aside."""
