@@ -32,7 +32,14 @@ WHOLE = {"per_device_train_batch_size": 2, "max_steps": STEPS, "save_steps": STE
 # One sample each: what two ranks compute at the same time differs in modality, length, and whether it is there at all.
 SINGLE = {"per_device_train_batch_size": 1, "max_steps": 14, "save_steps": 14, "learning_rate": 1e-3,
           "max_bad_fraction": 0.5}  # fmt: skip
-HALVES = {"per_device_train_batch_size": 2, "max_steps": 6, "save_steps": 3, "learning_rate": 3e-3, "seed": 5}
+HALVES = {
+    "per_device_train_batch_size": 2,
+    "max_steps": 6,
+    "save_steps": 3,
+    "learning_rate": 3e-3,
+    "seed": 5,
+    "sample_steps": 2,
+}
 
 
 def accumulate(name: str, micro_batches: int) -> dict:
@@ -92,6 +99,8 @@ def seen(folder):
         runs = []
         for name in names:
             runs.append({"name": f"whole-{name}", "flags": flags(name, WHOLE, 8)})
+            if name in ("one", "tp"):
+                runs.append({"name": f"read-{name}", "flags": flags(name, HALVES, 4)})
             if name == "tp":
                 continue
             checkpointing = {"gradient_checkpointing": name != "ddp"}
@@ -192,6 +201,21 @@ def test_a_run_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(folder, seen, 
 def test_validation_is_the_same_where_a_rank_has_nothing_to_validate(folder, seen, name):
     expected, found = (metrics(folder / "out" / f"halves-{which}")[-1]["eval_loss"] for which in ("one", name))
     assert abs(expected - found) < 1e-5
+
+
+@pytest.mark.parametrize("name", [*DATA_PARALLEL, "tp"])
+def test_reading_samples_in_mid_training_does_not_hang_and_reads_the_same(folder, seen, name):
+    run = "halves" if name != "tp" else "read"
+    lines = [
+        [json.loads(line) for line in (folder / "out" / f"{run}-{which}" / "samples.jsonl").read_text().splitlines()]
+        for which in ("one", name)
+    ]
+    assert [line["step"] for line in lines[0]] == [2, 4, 6]
+    assert lines[0] == lines[1]
+    rates = [
+        [e["sample_cer"] for e in metrics(folder / "out" / f"{run}-{w}") if "sample_cer" in e] for w in ("one", name)
+    ]
+    assert rates[0] == rates[1]
 
 
 def test_packs_over_two_processes_learn_what_one_learns_and_validate_the_same(folder, seen):

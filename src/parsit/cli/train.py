@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from parsit.data.dataset import DataSet
     from parsit.model import ParsitForConditionalGeneration
     from parsit.processing.processor import ParsitProcessor
+    from parsit.train.loop import ReadSamples
     from parsit.train.world import World
 
+# Validation samples that are read every `--sample_steps`.
+SAMPLES_READ = 8
 # What decides which sample is seen when, and what the weights are: these may not change on resume.
 FIXED_ON_RESUME = ("architecture", "mm_tunable_parts", "glyph_loss_weight", *MULTIMODAL_FLAGS, *PROCESSING_FLAGS)
 
@@ -104,7 +107,8 @@ def _run(config: TrainConfig, world: World) -> int:
         if checkpoint:
             say(f"resuming from {checkpoint}")
     world.barrier()
-    result = train(config, model, processor, training, validation, checkpoint, world)
+    read_samples = _sampler(processor, validation) if config.sample_steps and validation is not None else None
+    result = train(config, model, processor, training, validation, checkpoint, world, read_samples)
     if world.is_first:
         ending = f", validation loss {result.eval_loss:.4f}" if result.eval_loss is not None else ""
         say(f"trained {result.steps} steps{ending}; saved {result.checkpoint}")
@@ -197,6 +201,29 @@ def _new_model(
         config.vision_tower or architecture.vision_tower,
         config.model_name_or_path or architecture.model_name_or_path,
     )
+
+
+def _sampler(processor: ParsitProcessor, validation: DataSet) -> ReadSamples:
+    """Reads the first validation samples that end with an answer; the character error rate of those readings."""
+    from parsit.parse.engine import ModelEngine
+    from parsit.scores import corpus_cer
+
+    first = (validation.samples[number] for number in range(min(len(validation), SAMPLES_READ)))
+    samples = [sample for sample in first if sample.turns[-1].role == "assistant"]
+    longest = max((len(s.turns[-1].text) for s in samples), default=0)
+
+    def read(model: ParsitForConditionalGeneration) -> tuple[str, float]:
+        engine = ModelEngine(model, processor, batch_size=len(samples))
+        # A token is a character at least; what runs on costs time and says nothing more.
+        readings = engine.generate([sample.turns[:-1] for sample in samples], max_new_tokens=min(longest + 8, 256))
+        truths = [sample.turns[-1].text for sample in samples]
+        texts = [reading.text for reading in readings]
+        lines = [
+            f"{sample.id}: {truth!r} -> {text!r}" for sample, truth, text in zip(samples, truths, texts, strict=True)
+        ]
+        return "\n".join(lines), corpus_cer(truths, texts)
+
+    return read
 
 
 def _data_set(paths: list[str], config: TrainConfig, processor: ParsitProcessor, what: str, world: World) -> DataSet:

@@ -6,6 +6,7 @@ from parsit.config.train import (
     PROCESSING_FLAGS,
     TUNABLE_PARTS,
     TrainConfig,
+    layer_range,
     load_preset,
     preset_names,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "Architecture",
     "TrainConfig",
     "architecture_names",
+    "layer_range",
     "load_architecture",
     "load_preset",
     "preset_names",

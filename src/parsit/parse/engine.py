@@ -46,7 +46,8 @@ class ModelEngine:
         """What the model was trained to read at once: `page` or `line`."""
         return self.processor.reading_unit
 
-    @torch.inference_mode()
+    # Not inference_mode: in mid-training under FSDP2 the gathered weights are used again by the backward pass.
+    @torch.no_grad()
     def generate(self, conversations: Sequence[tuple[Turn, ...]], *, max_new_tokens: int) -> list[Generation]:
         """One answer for each conversation, greedily.
 

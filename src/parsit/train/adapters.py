@@ -10,7 +10,9 @@ from parsit.model.quantize import num_parameters
 from parsit.train.parts import PARTS_OF, PartReport, set_tunable
 
 
-def set_trainable(model: ParsitForConditionalGeneration, tunable_parts: Sequence[str]) -> list[PartReport]:
+def set_trainable(
+    model: ParsitForConditionalGeneration, tunable_parts: Sequence[str], vision_layers: range | None = None
+) -> list[PartReport]:
     """Free all adapters, and of `tunable_parts` those that have none; freeze everything else.
 
     Like `set_tunable`, which it is where the model has no adapters. A tower with adapters learns through them alone:
@@ -19,6 +21,7 @@ def set_trainable(model: ParsitForConditionalGeneration, tunable_parts: Sequence
     Args:
         model: the model, its adapters added.
         tunable_parts: names as in `PARTS_OF`.
+        vision_layers: of a tower without adapters only these layers; None: all of it.
 
     Returns:
         What is trained, part by part; a tower's adapters are a part of their own, `vision_tower adapters`. Weights are
@@ -27,7 +30,7 @@ def set_trainable(model: ParsitForConditionalGeneration, tunable_parts: Sequence
     adapted = adapted_towers(model)
     whole = [part for part in tunable_parts if not set(PARTS_OF[part]) & set(adapted)]
     reports = []
-    for report in set_tunable(model, whole):
+    for report in set_tunable(model, whole, vision_layers):
         if report.name not in adapted:
             reports.append(report)
             continue

@@ -13,14 +13,14 @@ from __future__ import annotations
 import hashlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
-from parsit.config import TrainConfig
+from parsit.config import TrainConfig, layer_range
 from parsit.data.dataset import DataSet
 from parsit.data.faults import Finding
 from parsit.data.loader import Loaded, Loader
@@ -29,6 +29,7 @@ from parsit.model import ParsitForConditionalGeneration
 from parsit.model.flops import step_flops
 from parsit.processing.collate import Batch
 from parsit.processing.processor import ParsitProcessor
+from parsit.train.adapters import set_trainable
 from parsit.train.checkpoint import (
     STATE_FOLDER,
     SavedState,
@@ -44,10 +45,15 @@ from parsit.train.left_out import LeftOut
 from parsit.train.metrics import Log, Throughput, peak_memory_bytes
 from parsit.train.objective import Losses, Objective, StepCounts
 from parsit.train.optimizer import learning_rate_factor
-from parsit.train.parts import set_tunable
+from parsit.train.parts import checkpoint_activations, trainable
+from parsit.train.rates import StepWork, mfu, peak_flops_of
 from parsit.train.strategies import choose
+from parsit.train.trackers import tracker
 from parsit.train.world import World
 from parsit.types import InputError, ParsitError
+
+# Reads samples with the model as it is: what it read, as text for a person, and the character error rate.
+ReadSamples = Callable[[ParsitForConditionalGeneration], tuple[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,7 @@ def train(
     validation: DataSet | None,
     resume_from: Path | None,
     world: World | None = None,
+    read_samples: ReadSamples | None = None,
 ) -> TrainResult:
     """Train `model` as `config` says.
 
@@ -78,6 +85,7 @@ def train(
         validation: what is validated on, if anything.
         resume_from: a verified checkpoint to go on from.
         world: the processes of the run; all call this with the same arguments; None: this one is alone.
+        read_samples: reads a few samples with the model as it is, every `sample_steps`.
 
     Raises:
         ParsitError: a loss or gradient that is not finite; nothing was updated with it.
@@ -90,9 +98,10 @@ def train(
     output_dir = Path(config.output_dir)
     saved_at = state.step if resume_from else -1
     eval_loss = None
-    tensorboard = config.report_to == "tensorboard"
+    tell = tracker(config.report_to if run.world.is_first else "none", output_dir, config.run_name, state.step)
+    tell.start(asdict(config), run.parts)
     with (
-        Log(output_dir, state.step, run.total_steps, config.logging_steps, tensorboard, run.world.is_first) as log,
+        Log(output_dir, state.step, run.total_steps, config.logging_steps, tell, run.world.is_first) as log,
         _stop_signals() as stopped,
     ):
         run.left_out.begin(state.step, log.say, run.world.is_first)
@@ -109,6 +118,9 @@ def train(
                 log.say(f"step {state.step}: validation loss {eval_loss:.4f}" + (" (best so far)" if is_best else ""))
                 if is_best:
                     state = replace(state, best_eval_loss=eval_loss, best_step=state.step)
+            if read_samples and config.sample_steps and state.step % config.sample_steps == 0:
+                readings, entry["sample_cer"] = run.read(read_samples)
+                log.text(state.step, "samples", readings)
             log.write(entry)
             if last or stop or state.step % config.save_steps == 0 or state.best_step == state.step:
                 log.sync()
@@ -135,15 +147,21 @@ class _Run:
         self.config, self.model, self.processor, self.world = config, model, processor, world
         self.training, self.validation = training, validation
         torch.manual_seed(config.seed)
-        set_tunable(model, config.tunable_parts)
+        vision_layers = layer_range(config.mm_tunable_vision_layers, "mm_tunable_vision_layers")
+        self.parts = set_trainable(model, config.tunable_parts, vision_layers)
         if config.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            layers = layer_range(config.gradient_checkpointing_layers, "gradient_checkpointing_layers")
+            checkpoint_activations(model, layers)
         objective = Objective(model, config.glyph_loss_weight)
+        self.flops = step_flops(model)
+        trained = trainable(objective).keys()
         if config.packing:
             model.enable_packing()
-        work = _work(model)
+        work = Work(self.flops.per_token, self.flops.per_token_squared, self.flops.per_tile)
         self.objective = objective.train()
         self.strategy = choose(objective, config, world)
+        assert trainable(objective).keys() == trained, "what is trained may not change once the optimizer exists"
+        self.peak_flops = peak_flops_of(self.strategy.device)
         per_step = config.gradient_accumulation_steps * self.strategy.data_size
         self.plan = Plan(_micro_batches(config, training, work), per_step)
         whole = round(config.num_train_epochs * self.plan.steps_per_epoch)
@@ -179,6 +197,7 @@ class _Run:
         waited = time.perf_counter() - started
         step_batches = [one.batch for one in loaded]
         findings = [finding for one in loaded for finding in one.left_out]
+        work = StepWork.of(step_batches)
         counts, self.stop_wanted = self._agree(step + 1, step_batches, findings, stopped)
         losses = [
             self.strategy.backward(batch, counts, last=number == len(step_batches))
@@ -196,6 +215,9 @@ class _Run:
         if glyph is not None:
             entry["glyph_loss"] = glyph
         entry |= {f"grad_norm/{part}": value for part, value in self.strategy.part_norms.items()}
+        used = mfu(work, self.flops, time.perf_counter() - started, self.peak_flops)
+        if used is not None:
+            entry["mfu"] = used
         entry |= {"supervised_tokens": counts.supervised, **self.throughput.take()}
         entry["left_out"] = len(self.left_out)
         entry["peak_memory_bytes"] = peak_memory_bytes(self.strategy.device)
@@ -232,6 +254,14 @@ class _Run:
                 f"step {step + 1}: {', '.join(broken)}; stopped before the update. The weights are those of "
                 f"step {step}: lower --learning_rate, check the data of this step, or resume from the last checkpoint"
             )
+
+    def read(self, read_samples: ReadSamples) -> tuple[str, float]:
+        """What the model makes of a few samples now. All processes read the same ones, so that none waits."""
+        self.objective.eval()
+        with self.strategy.reading(), torch.no_grad():
+            result = read_samples(self.model)
+        self.objective.train()
+        return result
 
     @torch.no_grad()
     def validate(self) -> float:
@@ -331,11 +361,6 @@ def _rng_tensors() -> dict[str, torch.Tensor]:
     if torch.cuda.is_available():
         tensors["cuda"] = torch.cuda.get_rng_state()
     return tensors
-
-
-def _work(model: ParsitForConditionalGeneration) -> Work:
-    flops = step_flops(model)
-    return Work(flops.per_token, flops.per_token_squared, flops.per_tile)
 
 
 def _micro_batches(config: TrainConfig, data: DataSet, work: Work) -> Packed | Padded:

@@ -1,4 +1,4 @@
-"""What a run tells: a bar or lines on the terminal, metrics.jsonl, TensorBoard.
+"""What a run tells: a bar or lines on the terminal, metrics.jsonl, a tracker.
 
 metrics.jsonl has one object a step and is the record of the run; on resume it is cut back to the
 checkpoint's step, so that it never holds a step twice.
@@ -21,9 +21,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from parsit.processing.collate import Batch
-from parsit.types import ParsitError
+from parsit.train.trackers import Tracker
 
 METRICS_FILE = "metrics.jsonl"
+SAMPLES_FILE = "samples.jsonl"
 
 
 def cut_back(path: Path, step: int) -> None:
@@ -87,8 +88,8 @@ class Log:
         output_dir: the run's folder.
         first_step: steps done already.
         total_steps: steps at the end.
-        logging_steps: steps between lines in a pipe and between TensorBoard entries.
-        tensorboard: write TensorBoard files.
+        logging_steps: steps between lines in a pipe and between the tracker's entries.
+        tracker: is told the numbers every `logging_steps`.
         speaks: False: this is one of several processes, and another writes and speaks for all.
     """
 
@@ -98,14 +99,14 @@ class Log:
         first_step: int,
         total_steps: int,
         logging_steps: int,
-        tensorboard: bool,
+        tracker: Tracker,
         speaks: bool = True,
     ) -> None:
         if speaks:
             cut_back(output_dir / METRICS_FILE, first_step)
         self._file = (output_dir / METRICS_FILE if speaks else Path(os.devnull)).open("a", encoding="utf-8")
-        tensorboard = tensorboard and speaks
-        self._writer = _tensorboard_writer(output_dir, first_step) if tensorboard else None
+        self._samples = (output_dir / SAMPLES_FILE if speaks else Path(os.devnull)).open("a", encoding="utf-8")
+        self._tracker = tracker
         self.logging_steps, self.total_steps = logging_steps, total_steps
         self._console = Console(stderr=True, quiet=not speaks)
         self._started, self._first_step = time.perf_counter(), first_step
@@ -123,8 +124,8 @@ class Log:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._progress.stop()
         self._file.close()
-        if self._writer is not None:
-            self._writer.close()
+        self._samples.close()
+        self._tracker.finish(failed=kind is not None)
 
     def say(self, line: str) -> None:
         """One line for the reader, above the bar."""
@@ -141,25 +142,19 @@ class Log:
         self._progress.update(self._task, completed=step, state=state)
         if step % self.logging_steps and step != self.total_steps:
             return
-        if self._writer is not None:
-            for key, value in entry.items():
-                if key != "step" and isinstance(value, (int, float)):
-                    self._writer.add_scalar(f"train/{key}", value, step)
+        self._tracker.log(step, {key: value for key, value in entry.items() if key != "step"})
         if not self._console.is_terminal:
             rate = (time.perf_counter() - self._started) / max(step - self._first_step, 1)
             self.say(f"step {step}/{self.total_steps}  {state}  ETA {rate * (self.total_steps - step):.0f} s")
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """Words that belong to a step: for the tracker, and for samples.jsonl."""
+        self._samples.write(json.dumps({"step": step, name: text}) + "\n")
+        self._samples.flush()
+        self._tracker.text(step, name, text)
 
     def sync(self) -> None:
         """Force metrics.jsonl onto the disk, so that it is never behind a checkpoint."""
         self._file.flush()
         if Path(self._file.name) != Path(os.devnull):
             os.fsync(self._file.fileno())
-
-
-def _tensorboard_writer(output_dir: Path, first_step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ParsitError("--report_to tensorboard needs the extra: pip install parsit[tensorboard]") from error
-    # purge_step makes TensorBoard forget what an interrupted run wrote beyond the checkpoint.
-    return SummaryWriter(str(output_dir / "tensorboard"), purge_step=first_step + 1 if first_step else None)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
 from parsit.model import ParsitForConditionalGeneration
+from parsit.types import UsageError
 
 # The model's own part names (as `parsit info` shows them) under LLaVA's names for what can be tuned.
 PARTS_OF = {
@@ -27,24 +29,80 @@ class PartReport:
     trainable: int
 
 
-def set_tunable(model: ParsitForConditionalGeneration, tunable_parts: Sequence[str]) -> list[PartReport]:
+def set_tunable(
+    model: ParsitForConditionalGeneration, tunable_parts: Sequence[str], vision_layers: range | None = None
+) -> list[PartReport]:
     """Free the parameters of `tunable_parts` and freeze all others.
 
     Args:
         model: the model.
         tunable_parts: names as in `PARTS_OF`.
+        vision_layers: of the vision tower only these layers, counted from 0; None: all of it.
 
     Returns:
         What is trained, part by part.
+
+    Raises:
+        UsageError: the tower has no such layers.
     """
     trained = {name for part in tunable_parts for name in PARTS_OF[part]}
+    layers = _vision_layers(model, vision_layers)
     reports = []
     for name, parameters in model.parts():
         for parameter in parameters:
             parameter.requires_grad_(name in trained)
+        if name == "vision_tower" and name in trained and layers is not None:
+            for parameter in set(parameters) - layers:
+                parameter.requires_grad_(False)
         count = sum(parameter.numel() for parameter in parameters)
-        reports.append(PartReport(name, len(parameters), count, count if name in trained else 0))
+        free = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+        reports.append(PartReport(name, len(parameters), count, free))
     return reports
+
+
+def _vision_layers(model: ParsitForConditionalGeneration, chosen: range | None) -> set[nn.Parameter] | None:
+    """The parameters of those layers."""
+    if chosen is None:
+        return None
+    numbered = [
+        (int(match[1]), parameter)
+        for name, parameter in model.vision_tower.named_parameters()
+        if (match := re.search(r"\.layers\.(\d+)\.", f".{name}"))
+    ]
+    depth = 1 + max(number for number, _ in numbered)
+    if chosen.stop > depth:
+        raise UsageError(
+            f"--mm_tunable_vision_layers {chosen.start}-{chosen.stop - 1}: the tower has the layers 0 to {depth - 1}"
+        )
+    return {parameter for number, parameter in numbered if number in chosen}
+
+
+def checkpoint_activations(model: ParsitForConditionalGeneration, layers: range | None) -> None:
+    """Recompute the layers' activations in the backward pass instead of keeping them.
+
+    Args:
+        model: the model.
+        layers: of the language model only these, counted from 0; None: all. The tower's are always recomputed.
+
+    Raises:
+        UsageError: the language model has no such layers.
+    """
+    # 5.x renames the method and warns under the old name.
+    enable = getattr(model, "activation_checkpointing_enable", None)
+    if enable is not None:
+        enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if layers is None:
+        return
+    decoder_layers = model.get_decoder().layers
+    if layers.stop > len(decoder_layers):
+        raise UsageError(
+            f"--gradient_checkpointing_layers {layers.start}-{layers.stop - 1}: the language model has the layers "
+            f"0 to {len(decoder_layers) - 1}"
+        )
+    for number, layer in enumerate(decoder_layers):
+        layer.gradient_checkpointing = number in layers
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:

@@ -204,6 +204,12 @@ class Strategy:
             for name, value in tensors.items():
                 parameters[name].copy_(self.shard_like(value, parameters[name]))
 
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Inside, the model can be called and read with by itself, not through the objective."""
+        with self.autocast():
+            yield
+
     def save_own(self, folder: Path) -> None:
         """Write what only this strategy can read back; called by all processes at once."""
 

@@ -6,6 +6,9 @@ the same tensor) and what else there is form the root, which the objective's own
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -41,3 +44,13 @@ class FullyShard(Strategy):
                 if self.device.type == "cpu":
                     module.set_force_sum_reduction_for_comms(True)  # gloo cannot scale while it sums
         return objective
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """As in `Strategy`: what belongs to the root is gathered here, as the root itself is not called."""
+        assert isinstance(self.module, FSDPModule)
+        self.module.unshard()
+        try:
+            yield
+        finally:
+            self.module.reshard()

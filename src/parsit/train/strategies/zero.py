@@ -6,8 +6,10 @@ Parameters are frozen or freed, and the optimizer's groups made, before the engi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +145,13 @@ class Zero(Strategy):
         norm = float(self.engine.get_global_grad_norm())
         check(norm)
         return norm
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """As in `Strategy`. Modules gather what they need when they are called; the model itself is not called."""
+        own = [p for p in self.objective.model.parameters(recurse=False) if hasattr(p, "ds_id")]
+        with self._deepspeed.zero.GatheredParameters(own):
+            yield
 
     def full(self, tensor: torch.Tensor) -> torch.Tensor:
         """As in `Strategy`; a parameter that is in shares is gathered for a moment."""

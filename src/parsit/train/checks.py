@@ -1,0 +1,141 @@
+"""What a run needs before it starts: packages, device, tokens, trained parts, disk. Each function gives one `Check`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from parsit.config import TrainConfig
+from parsit.model import ParsitForConditionalGeneration
+from parsit.processing.chat import ChatTokens
+from parsit.processing.processor import ParsitProcessor
+from parsit.train.memory import GB
+from parsit.train.objective import Objective
+from parsit.train.optimizer import Group, groups_of
+from parsit.train.strategies.base import wants_bf16
+from parsit.train.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One answer: `detail` says what was found, `remedy` what to do where it is not `ok`."""
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+
+
+def check_versions(config: TrainConfig) -> Check:
+    """Versions, and whether the packages that the flags need are there."""
+    needed = {"deepspeed": bool(config.deepspeed), "peft": config.lora_enable, "bitsandbytes": config.bits == 4}
+    missing = [name for name, wanted in needed.items() if wanted and importlib.util.find_spec(name) is None]
+    found = [f"{name} {version(name)}" for name in ("torch", "transformers")]
+    found += [f"{name} {version(name)}" for name, wanted in needed.items() if wanted and name not in missing]
+    detail = ", ".join([f"Python {platform.python_version()}", *found])
+    if missing:
+        return Check("versions", False, f"{detail}; missing: {', '.join(missing)}", f"pip install {' '.join(missing)}")
+    return Check("versions", True, detail)
+
+
+def check_device(config: TrainConfig, world: World) -> Check:
+    """What is computed on, and in which number format."""
+    bf16 = wants_bf16(config.bf16, world.device)
+    if world.device.type != "cuda":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return Check("device", True, f"CPU, {cores} cores, {'bf16' if bf16 else 'fp32'} (no GPU is visible)")
+    name = torch.cuda.get_device_name(world.device)
+    detail = f"{world.size} × {name}, {'bf16' if bf16 else 'fp32'}"
+    if bf16 and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return Check("device", False, f"{detail}: this GPU has no bf16", "give --bf16 false")
+    return Check("device", True, detail)
+
+
+def check_tokens(tokens: ChatTokens) -> Check:
+    """Padding must never end a turn, and structure must not be text."""
+    if tokens.pad in (tokens.im_end, tokens.im_start, tokens.image):
+        return Check(
+            "tokens",
+            False,
+            f"the pad token has id {tokens.pad}, a token of the conversation: the model would never learn to stop",
+            "set the tokenizer's pad_token to <|endoftext|>",
+        )
+    return Check("tokens", True, f"pad {tokens.pad}, end of turn {tokens.im_end}, image {tokens.image}")
+
+
+def check_vocabulary(model: ParsitForConditionalGeneration, processor: ParsitProcessor) -> Check:
+    """Every id of the tokenizer has a row in the embeddings, and the image token is the model's."""
+    rows, ids = model.config.text_config.vocab_size, len(processor.tokenizer)
+    remedy = "use the tokenizer that belongs to the language model (--model_name_or_path names both)"
+    if ids > rows:
+        return Check("vocabulary", False, f"the tokenizer has {ids:,} ids, the embeddings have {rows:,} rows", remedy)
+    image, expected = processor.chat_tokens.image, model.config.image_token_id
+    if image != expected:
+        return Check("vocabulary", False, f"the tokenizer's image token is {image}, the model's {expected}", remedy)
+    return Check("vocabulary", True, f"{ids:,} ids in {rows:,} rows")
+
+
+def check_parts(model: ParsitForConditionalGeneration) -> Check:
+    """Something is trained."""
+    counts = {
+        name: (sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters))
+        for name, parameters in model.parts()
+    }
+    detail = ", ".join(f"{name} {trained:,} of {total:,}" for name, (trained, total) in counts.items())
+    if not any(trained for trained, _ in counts.values()):
+        return Check("parts", False, f"all frozen: {detail}", "name what is trained with --mm_tunable_parts")
+    return Check("parts", True, f"trained: {detail}")
+
+
+def groups_of_run(model: ParsitForConditionalGeneration, config: TrainConfig) -> list[Group]:
+    """The optimizer's groups as the run will have them; random numbers stand where they stood."""
+    with torch.random.fork_rng(devices=[]):
+        return groups_of(Objective(model, config.glyph_loss_weight), config)
+
+
+def check_groups(groups: Sequence[Group]) -> Check:
+    """No group is empty (ZeRO-3 would fail with an IndexError), none learns at a rate of 0."""
+    for group in groups:
+        if not group.parameters:
+            return Check(
+                "groups", False, f"the group {group.name} is empty", "this is a fault of Parsit's: please report it"
+            )
+        if group.learning_rate <= 0:
+            return Check("groups", False, f"{group.name} has the learning rate 0", "give it one, or freeze the part")
+    told = ", ".join(f"{group.name} {len(group.parameters)} at {group.learning_rate:.1e}" for group in groups)
+    return Check("groups", True, told)
+
+
+def checkpoint_bytes(model: ParsitForConditionalGeneration) -> int:
+    """Size of one checkpoint: weights as they are, and two fp32 moments of what is trained."""
+    parameters = [parameter for _, members in model.parts() for parameter in members]
+    moments = sum(8 * parameter.numel() for parameter in parameters if parameter.requires_grad)
+    return moments + sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+
+
+def check_disk(model: ParsitForConditionalGeneration, config: TrainConfig) -> Check:
+    """Room for the checkpoints to come: those that are kept, the best one, and the one that is being written."""
+    output_dir = Path(str(config.output_dir))
+    folder = next(path for path in (output_dir.absolute(), *output_dir.absolute().parents) if path.exists())
+    one = checkpoint_bytes(model)
+    count = (config.save_total_limit or _all_checkpoints(config)) + 2
+    there = sum(path.is_dir() for path in output_dir.glob("checkpoint-*")) if output_dir.is_dir() else 0
+    needed, free = one * max(count - there, 1), shutil.disk_usage(folder).free
+    detail = f"{count} checkpoints of {one / GB:.2f} GB, {needed / GB:.1f} GB to come; {free / GB:.1f} GB free"
+    remedy = f"make room in {folder}, lower --save_total_limit, or name an --output_dir on a larger disk"
+    if not os.access(folder, os.W_OK):
+        return Check("disk", False, f"{folder} cannot be written", "name another --output_dir")
+    return Check("disk", needed <= free, detail, "" if needed <= free else remedy)
+
+
+def _all_checkpoints(config: TrainConfig) -> int:
+    """With --save_total_limit 0 every one is kept; how many is not known before the data is, but one at least."""
+    return max(config.max_steps // config.save_steps, 1)

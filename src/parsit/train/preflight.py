@@ -1,0 +1,175 @@
+"""Checks before a run: what would stop it after hours, found in seconds.
+
+`preflight` has the cheap ones, which every run can afford; `parsit.train.trial` computes a step as well. Nothing here
+changes weights, files or random numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from parsit.config import TrainConfig
+from parsit.data.dataset import DataSet
+from parsit.model import ParsitForConditionalGeneration
+from parsit.processing.processor import Features, ParsitProcessor
+from parsit.train.checks import (
+    Check,
+    check_device,
+    check_disk,
+    check_groups,
+    check_parts,
+    check_tokens,
+    check_versions,
+    check_vocabulary,
+    groups_of_run,
+)
+from parsit.train.memory import GB, BatchSize, Placement, estimate
+from parsit.train.strategies.base import wants_bf16
+from parsit.train.world import World
+from parsit.types import InputError, Sample
+
+# What CUDA's context, cuDNN, NCCL and a fragmented allocator take of a GPU, beside what the estimate counts.
+_OVERHEAD_BYTES = 2e9
+_AT_RANDOM = 3
+
+
+def preflight(
+    config: TrainConfig,
+    model: ParsitForConditionalGeneration,
+    processor: ParsitProcessor,
+    training: DataSet,
+    world: World | None = None,
+    max_memory_gb: float | None = None,
+) -> list[Check]:
+    """The cheap checks of a run.
+
+    Args:
+        config: the run's configuration; `output_dir` is set.
+        model: the model, its parameters frozen and freed as they will be trained, and not yet sharded.
+        processor: its processor.
+        training: what is trained on.
+        world: the processes of the run; None: this one is alone.
+        max_memory_gb: memory of a GPU in units of 10⁹ bytes; None: what the device has, no limit on a CPU.
+
+    Raises:
+        InputError: the file that --deepspeed names cannot be read.
+    """
+    world = world or World()
+    placement = Placement.of(config, world.size)
+    parts = check_parts(model)
+    checks = [check_versions(config), check_device(config, world), check_tokens(processor.chat_tokens)]
+    checks += [check_vocabulary(model, processor), parts]
+    if parts.ok:
+        checks += [check_groups(groups_of_run(model, config)), check_disk(model, config)]
+    try:
+        looked_at = look_at(training, processor, config.seed)
+    except InputError as error:
+        return [*checks, Check("samples", False, str(error), "`parsit data validate` lists all such samples")]
+    checks.append(check_samples(model, training, looked_at))
+    if parts.ok:
+        size = largest_batch(training, config, looked_at)
+        checks.append(check_memory(model, config, placement, size, world.device, max_memory_gb))
+    return checks
+
+
+def look_at(training: DataSet, processor: ParsitProcessor, seed: int) -> list[tuple[Sample, Features]]:
+    """The longest sample, the one with the most tiles, and some at random, decoded and tokenised.
+
+    Raises:
+        InputError: one cannot be read, with its place.
+    """
+    numbers = [int(training.num_tokens.argmax()), int(training.num_tiles.argmax())]
+    numbers += np.random.default_rng(seed).integers(len(training), size=_AT_RANDOM).tolist()
+    looked_at = []
+    for number in dict.fromkeys(numbers):
+        sample = training.samples[number]
+        try:
+            looked_at.append((sample, processor.encode(sample.turns)))
+        except InputError as error:
+            raise InputError(f"{sample.place}: {error}") from error
+    return looked_at
+
+
+def check_samples(
+    model: ParsitForConditionalGeneration, training: DataSet, looked_at: Sequence[tuple[Sample, Features]]
+) -> Check:
+    """Image tokens in the text are as many as the images' features, and something is learnt."""
+    images = tokens = 0
+    for sample, features in looked_at:
+        placeholders = int((features.input_ids == model.config.image_token_id).sum())
+        plans = [model.layout.plan(width, height) for height, width in features.image_sizes.tolist()]
+        expected = sum(plan.num_tokens for plan in plans), sum(plan.num_tiles for plan in plans)
+        found = placeholders, 0 if features.pixel_values is None else features.pixel_values.shape[0]
+        if found != expected:
+            return Check(
+                "samples",
+                False,
+                f"{sample.place}: {found[0]} image tokens and {found[1]} tiles, but the model makes {expected[0]} "
+                f"features of {expected[1]} tiles",
+                "model and processor must come from the same folder or preset",
+            )
+        if features.num_supervised == 0:
+            return Check("samples", False, f"{sample.place}: no token is learnt", "`parsit data show` shows the sample")
+        images += len(plans)
+        tokens += placeholders
+    longest = f"longest {int(training.num_tokens.max()):,} tokens, most tiles {int(training.num_tiles.max()):,}"
+    return Check("samples", True, f"{longest}; {images} images read, {tokens:,} image tokens are as many features")
+
+
+def largest_batch(training: DataSet, config: TrainConfig, looked_at: Sequence[tuple[Sample, Features]]) -> BatchSize:
+    """About the largest micro-batch: the longest samples together, or a full row where they are packed.
+
+    Of its positions so many carry a label as in the sample, of those that were looked at, where it is the most.
+    """
+    size = config.per_device_train_batch_size
+    tokens, tiles = training.num_tokens, training.num_tiles
+    share = max(features.num_supervised / len(features.input_ids) for _, features in looked_at)
+    if config.packing:
+        positions = min(size * config.model_max_length, int(tokens.sum()))
+        # No row has more tiles for each token than the sample that has most of them.
+        densest = math.ceil(float((tiles / np.maximum(tokens, 1)).max()) * positions)
+        most = min(densest, int(tiles.sum()), config.max_tiles_per_pack or densest)
+    else:
+        positions = int(tokens.max()) * min(size, len(tokens))
+        most = int(np.sort(tiles)[-size:].sum())
+    return BatchSize(positions, most, math.ceil(share * positions))
+
+
+def check_memory(
+    model: ParsitForConditionalGeneration,
+    config: TrainConfig,
+    placement: Placement,
+    size: BatchSize,
+    device: torch.device,
+    max_memory_gb: float | None,
+) -> Check:
+    """The estimate (`parsit.train.memory`) against what a GPU has."""
+    estimated = estimate(model, config, placement, size, wants_bf16(config.bf16, device))
+    detail = f"{placement}: {estimated}"
+    if device.type == "cuda":
+        limit = torch.cuda.get_device_properties(device).total_memory - _OVERHEAD_BYTES
+        limit = min(limit, max_memory_gb * GB) if max_memory_gb else limit
+    elif max_memory_gb is None:
+        return Check("memory", True, f"{detail}, no limit given")
+    else:
+        limit = max_memory_gb * GB
+    if estimated.total <= limit:
+        return Check("memory", True, f"{detail} of {limit / GB:.1f} GB")
+    return Check("memory", False, f"{detail}, more than {limit / GB:.1f} GB", "; ".join(_savings(config, placement)))
+
+
+def _savings(config: TrainConfig, placement: Placement) -> Iterator[str]:
+    """What takes less memory, the cheapest first."""
+    if not config.gradient_checkpointing:
+        yield "--gradient_checkpointing true"
+    if config.per_device_train_batch_size > 1:
+        yield "a smaller --per_device_train_batch_size with more --gradient_accumulation_steps"
+    if not placement.zero and not placement.fsdp:
+        yield "--deepspeed scripts/zero3_4b.json (ZeRO-3 with the CPU's memory), or --fsdp true on several GPUs"
+    if not config.lora_enable:
+        yield "the lora preset"
+    yield "a smaller --model_max_length"

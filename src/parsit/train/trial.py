@@ -1,0 +1,181 @@
+"""One real step on the largest micro-batch, taken back afterwards; and from it, how long the run will take.
+
+It runs in one process on one device, so where the run will shard its weights the estimate of `parsit.train.memory` has
+to stand in for it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from parsit.config import TrainConfig, layer_range
+from parsit.data.dataset import DataSet
+from parsit.data.loader import Loader
+from parsit.data.plan import MicroBatches, Plan, Work
+from parsit.model import ParsitForConditionalGeneration
+from parsit.model.flops import step_flops
+from parsit.processing.collate import Batch
+from parsit.processing.processor import ParsitProcessor
+from parsit.train.checks import Check
+from parsit.train.loop import _micro_batches
+from parsit.train.memory import GB, Placement
+from parsit.train.metrics import peak_memory_bytes
+from parsit.train.objective import Objective, StepCounts
+from parsit.train.parts import checkpoint_activations
+from parsit.train.strategies.base import Strategy
+from parsit.train.world import World
+from parsit.types import InputError
+
+# Micro-batches whose work is looked at; of more, so many at random.
+_LOOKED_AT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a step on the largest micro-batch took.
+
+    `work`: its FLOPs as the plan estimates them. `without_gradient`: trained parameters that none reached.
+    """
+
+    seconds: float
+    work: float
+    peak_bytes: int
+    tokens: int
+    loss: float
+    grad_norm: float
+    part_norms: dict[str, float]
+    without_gradient: tuple[str, ...]
+
+
+def micro_batches_of(config: TrainConfig, training: DataSet, model: ParsitForConditionalGeneration) -> MicroBatches:
+    """The micro-batches that the run will have."""
+    flops = step_flops(model)
+    return _micro_batches(config, training, Work(flops.per_token, flops.per_token_squared, flops.per_tile))
+
+
+def largest(micro_batches: MicroBatches, seed: int) -> np.ndarray:
+    """The samples of the micro-batch with the most work; of a great many, of those that are looked at."""
+    epoch = micro_batches.epoch(0)
+    return max((epoch[number] for number in _some(len(epoch), seed)), key=micro_batches.work)
+
+
+def _some(count: int, seed: int) -> list[int]:
+    if count <= _LOOKED_AT:
+        return list(range(count))
+    return np.random.default_rng(seed).choice(count, _LOOKED_AT, replace=False).tolist()
+
+
+def make_batch(
+    config: TrainConfig, training: DataSet, processor: ParsitProcessor, micro_batches: MicroBatches, samples: np.ndarray
+) -> Batch:
+    """The samples as the run's loader would hand them over.
+
+    Raises:
+        InputError: one of them cannot be read, with its place.
+    """
+    plan = Plan(micro_batches, config.gradient_accumulation_steps)
+    loader = Loader(training, processor, plan, 1, packed=config.packing, with_glyphs=bool(config.glyph_loss_weight))
+    loaded = loader.collate([loader.dataset[number] for number in samples.tolist()])
+    for finding in loaded.left_out:
+        raise InputError(f"{finding.place}: {finding.detail}")
+    return loaded.batch
+
+
+def try_step(config: TrainConfig, model: ParsitForConditionalGeneration, batch: Batch, work: float) -> Trial:
+    """Forward, backward and update as a run does them; then weights and random numbers are put back.
+
+    Packing and gradient checkpointing stay switched on where the configuration has them, as the run will do itself.
+
+    Raises:
+        torch.OutOfMemoryError: the GPU's memory does not hold it.
+    """
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    if config.gradient_checkpointing:
+        checkpoint_activations(
+            model, layer_range(config.gradient_checkpointing_layers, "gradient_checkpointing_layers")
+        )
+    if config.packing:
+        model.enable_packing()
+    with torch.random.fork_rng(), _weights_put_back(model):
+        torch.manual_seed(config.seed)
+        objective = Objective(model, config.glyph_loss_weight).train()
+        strategy = Strategy(objective, config, World(device=device))
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        started = time.perf_counter()
+        loss = float(strategy.backward(batch, StepCounts.of([batch]), last=True).total.detach())
+        without = tuple(name for name, parameter in strategy.named_trained() if parameter.grad is None)
+        norm = strategy.update(1.0, lambda _: None)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds = time.perf_counter() - started
+        return Trial(
+            seconds, work, peak_memory_bytes(device), batch.num_tokens, loss, norm, strategy.part_norms, without
+        )
+
+
+@contextmanager
+def _weights_put_back(model: ParsitForConditionalGeneration) -> Iterator[None]:
+    kept = {p: p.detach().cpu().clone() for p in model.parameters() if p.requires_grad}
+    training = model.training
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in kept.items():
+                parameter.copy_(value)
+                parameter.grad = None
+        model.train(training)
+
+
+def check_step(
+    config: TrainConfig, model: ParsitForConditionalGeneration, batch: Batch, work: float
+) -> tuple[Check, Trial | None]:
+    """The step on the largest micro-batch works: it fits, its numbers are finite, every trained part learns."""
+    size = f"{batch.input_ids.shape[0]} × {batch.input_ids.shape[1]} positions"
+    try:
+        trial = try_step(config, model, batch, work)
+    except torch.OutOfMemoryError as error:
+        remedy = "--gradient_checkpointing true, a smaller --per_device_train_batch_size or --model_max_length"
+        return Check("step", False, f"out of memory at {size}: {str(error).splitlines()[0]}", remedy), None
+    norms = ", ".join(f"{part} {norm:.2g}" for part, norm in trial.part_norms.items())
+    detail = f"{size}: loss {trial.loss:.3f}, gradients {norms}, {trial.seconds:.2f} s, {trial.peak_bytes / GB:.2f} GB"
+    if not math.isfinite(trial.loss) or not math.isfinite(trial.grad_norm):
+        return Check(
+            "step", False, f"not finite: {detail}", "lower --learning_rate, or look at the model's weights"
+        ), trial
+    if trial.without_gradient:
+        names = ", ".join(trial.without_gradient[:3])
+        more = f" and {len(trial.without_gradient) - 3} more" if len(trial.without_gradient) > 3 else ""
+        remedy = "leave their part out of --mm_tunable_parts, or give data that uses it"
+        return Check("step", False, f"no gradient reaches {names}{more}", remedy), trial
+    return Check("step", True, detail), trial
+
+
+def outlook(config: TrainConfig, micro_batches: MicroBatches, placement: Placement, trial: Trial | None) -> str:
+    """What will be trained for how long, in a line. Validation and checkpoints come on top."""
+    ranks = 1 if placement.tp > 1 else placement.ranks
+    plan = Plan(micro_batches, config.gradient_accumulation_steps * ranks)
+    steps = config.max_steps if config.max_steps > 0 else max(round(config.num_train_epochs * plan.steps_per_epoch), 1)
+    line = f"{steps:,} steps of {config.gradient_accumulation_steps * ranks} micro-batches"
+    line += f" ({steps / plan.steps_per_epoch:.2f} passes over the data), {placement}"
+    if trial is None:
+        return line
+    epoch = micro_batches.epoch(0)
+    numbers = _some(len(epoch), config.seed)
+    work = sum(micro_batches.work(epoch[number]) for number in numbers) / len(numbers) * len(epoch)
+    seconds = work * steps / plan.steps_per_epoch * trial.seconds / trial.work / ranks
+    return f"{line}: about {_duration(seconds)} at the trial step's speed"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
