@@ -27,6 +27,7 @@ from transformers import (
 
 from parsit.config import Architecture, architecture_names, load_architecture, unknown
 from parsit.model import ParsitConfig, ParsitForConditionalGeneration
+from parsit.model.adapter_files import is_adapter_folder, load_with_adapters
 from parsit.model.vision import is_unused_tower_key
 from parsit.processing.chat import IM_END, IMAGE_TOKEN, PAD_TOKEN, VISION_END, VISION_START
 from parsit.processing.image_processor import ParsitImageProcessor
@@ -180,12 +181,14 @@ def _load_strictly(part: nn.Module, weights: dict[str, torch.Tensor], name: str)
 
 
 def load_model(path: str | Path, **kwargs: Any) -> ParsitForConditionalGeneration:
-    """A Parsit folder's model, loaded strictly.
+    """A Parsit folder's model, loaded strictly; where the folder holds adapters, its base with them merged in.
 
     Raises:
-        InputError: no such folder, or weights that do not fit.
+        InputError: no such folder, weights that do not fit, or another base than the adapters'.
     """
     _require_folder(path)
+    if is_adapter_folder(Path(path)):
+        return load_with_adapters(Path(path), **kwargs)
     try:
         return ParsitForConditionalGeneration.from_pretrained(path, **kwargs)
     except (OSError, ValueError) as error:

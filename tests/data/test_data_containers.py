@@ -311,3 +311,14 @@ def test_a_shard_that_is_missing_is_named(tmp_path):
     shard.unlink()
     with pytest.raises(DataFault, match=f"{shard.name}.*file-missing"):
         values(saved)
+
+
+def test_a_control_character_in_a_list_is_one_broken_record(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_bytes(b'[\x0b,{"id": "1"}]')
+    (_, _, broken), (_, _, good) = records(path)
+    assert broken.code == "json-broken"
+    assert good == {"id": "1"}
+    path.write_bytes(b"[\x0b")
+    with pytest.raises(DataFault, match="json-cut-off"):
+        list(records(path))

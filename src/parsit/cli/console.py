@@ -22,6 +22,11 @@ _PLAIN_EVERY_S = 10.0
 def quiet_libraries() -> None:
     """Keep transformers' bars and notices out of Parsit's output; its errors still come."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import torch
+
+    if not torch.cuda.is_available():
+        # Where DeepSpeed is installed libraries ask it what to run on, and it guesses aloud.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from transformers.utils import logging
 
     logging.set_verbosity_error()

@@ -28,10 +28,10 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json")
 def main(argv: list[str]) -> int:
     """Run the verb."""
     parser = Parser(
-        "parsit import", "Bring a LLaVA-NeXT or old Parsit checkpoint, or a projector, into Parsit's layout."
+        "parsit import", "Bring a checkpoint or a projector of LLaVA-NeXT or of older Parsit into today's layout."
     )
     parser.add_argument(
-        "path", metavar="PATH", help="checkpoint folder, mm_projector.bin, or a projector's .safetensors"
+        "path", metavar="PATH", help="checkpoint folder, or a projector (mm_projector.bin, .safetensors)"
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write; it must not be there yet")
     parser.add_argument("--architecture", metavar="NAME", help=f"{', '.join(architecture_names())}; "
@@ -92,7 +92,7 @@ def import_model(path: Path, out: Path, architecture: Architecture | None, visio
         InputError: weights that cannot be read or do not fit, by name; or no preset of their sizes.
     """
     from parsit import hf
-    from parsit.model.import_weights import load_checkpoint, projector_in
+    from parsit.model.import_weights import load_checkpoint, projector_in, require_fitting
     from parsit.model.weight_files import read_weights, some
 
     weights = read_weights(path)
@@ -101,8 +101,9 @@ def import_model(path: Path, out: Path, architecture: Architecture | None, visio
     layers = _layers(weights, r"model\.vision_tower\..*encoder\.layers\.(\d+)\.")
     if not layers and vision_tower is None:
         raise InputError(f"{path}: holds no vision tower: say with --vision_tower which one belongs to it")
-    architecture = architecture or _architecture_of(weights, path)
-    architecture = _with_settings(architecture, path, projector_in(weights, path), layers)
+    projector = projector_in(weights, path)
+    require_fitting(projector, projector.type, path)
+    architecture = _with_settings(architecture or _architecture_of(weights, path), path, projector, layers)
     try:
         processor = hf.new_processor(architecture)
         model = hf.model_from_parts(architecture, processor, 0, vision_tower if not layers else None)

@@ -17,6 +17,8 @@ VERBS = {
     "info": ("parsit.cli.info", "show a model's parts, parameters, image tokens and memory"),
     "data": ("parsit.cli.data", "make, check, change and look at data"),
     "train": ("parsit.cli.train", "train a model from a preset"),
+    "export": ("parsit.cli.export", "merge adapters and write an ordinary model folder"),
+    "import": ("parsit.cli.import_", "turn a LLaVA-NeXT or old Parsit checkpoint into a model folder"),
     "eval": ("parsit.cli.eval", "score a model on a data set"),
     "parse": ("parsit.cli.parse", "read PDFs and images into Markdown, JSON or text"),
     "ask": ("parsit.cli.ask", "ask a question about PDFs and images"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from parsit.config import (
     PROCESSING_FLAGS,
     Architecture,
     TrainConfig,
+    layer_range,
     load_architecture,
     load_preset,
     preset_names,
@@ -25,6 +26,7 @@ from parsit.types import InputError, ParsitError, UsageError
 if TYPE_CHECKING:
     from parsit.data.dataset import DataSet
     from parsit.model import ParsitForConditionalGeneration
+    from parsit.model.adapter_files import BaseModel
     from parsit.processing.processor import ParsitProcessor
     from parsit.train.loop import ReadSamples
     from parsit.train.world import World
@@ -32,7 +34,9 @@ if TYPE_CHECKING:
 # Validation samples that are read every `--sample_steps`.
 SAMPLES_READ = 8
 # What decides which sample is seen when, and what the weights are: these may not change on resume.
-FIXED_ON_RESUME = ("architecture", "mm_tunable_parts", "glyph_loss_weight", *MULTIMODAL_FLAGS, *PROCESSING_FLAGS)
+FIXED_ON_RESUME = ("architecture", "mm_tunable_parts", "mm_tunable_vision_layers", "glyph_loss_weight")
+FIXED_ON_RESUME += ("lora_enable", "lora_r", "lora_alpha", "use_dora", "lora_targets_language", "lora_targets_vision")
+FIXED_ON_RESUME += ("bits", *MULTIMODAL_FLAGS, *PROCESSING_FLAGS)
 
 
 def parse(argv: list[str]) -> TrainConfig:
@@ -87,7 +91,7 @@ def _run(config: TrainConfig, world: World) -> int:
     from parsit import hf
     from parsit.cli.console import quiet_libraries, say, tell_parts
     from parsit.train import train
-    from parsit.train.parts import set_tunable
+    from parsit.train.adapters import set_trainable
 
     quiet_libraries()
     output_dir = Path(str(config.output_dir))
@@ -97,18 +101,20 @@ def _run(config: TrainConfig, world: World) -> int:
     processor = hf.load_processor(start) if start else hf.new_processor(architecture)
     training = _data_set(config.data or [], config, processor, "training", world)
     validation = _data_set(config.eval_data, config, processor, "validation", world) if config.eval_data else None
-    model = hf.load_model(start) if start else _new_model(config, architecture, processor)
-    _require_given_flags(config, model, processor)
-    reports = set_tunable(model, config.tunable_parts)
     if world.is_first:
         output_dir.mkdir(parents=True, exist_ok=True)
+    model, base = _model(config, architecture, processor, start, world)
+    _require_given_flags(config, model, processor)
+    vision_layers = layer_range(config.mm_tunable_vision_layers, "mm_tunable_vision_layers")
+    reports = set_trainable(model, config.tunable_parts, vision_layers)
+    if world.is_first:
         training.write_findings(output_dir / "set_aside.jsonl")
         tell_parts(reports)
         if checkpoint:
             say(f"resuming from {checkpoint}")
     world.barrier()
     read_samples = _sampler(processor, validation) if config.sample_steps and validation is not None else None
-    result = train(config, model, processor, training, validation, checkpoint, world, read_samples)
+    result = train(config, model, processor, training, validation, checkpoint, world, read_samples, base)
     if world.is_first:
         ending = f", validation loss {result.eval_loss:.4f}" if result.eval_loss is not None else ""
         say(f"trained {result.steps} steps{ending}; saved {result.checkpoint}")
@@ -185,6 +191,49 @@ def _require_given_flags(
             raise UsageError(
                 f"--{name} is {value}, but the model in {config.model_name_or_path} was built with {found}"
             )
+
+
+def _model(
+    config: TrainConfig, architecture: Architecture, processor: ParsitProcessor, start: Path | None, world: World
+) -> tuple[ParsitForConditionalGeneration, BaseModel | None]:
+    """The model to train and, where it gets adapters, the base that they are added to.
+
+    A base that is not a folder yet (pretrained parts, random weights) is written to `output_dir`/base first: adapters
+    are worth nothing without the very weights that they were trained on.
+    """
+    from parsit import hf
+    from parsit.model.adapter_files import BaseModel, base_of, is_adapter_folder, load_with_adapters
+    from parsit.model.adapters import AdapterSettings, add_adapters
+    from parsit.model.import_weights import load_projector
+
+    if not config.lora_enable:
+        model = hf.load_model(start) if start else _new_model(config, architecture, processor)
+        if config.pretrain_mm_mlp_adapter and not (start and _is_checkpoint_of(start, config)):
+            load_projector(model, Path(config.pretrain_mm_mlp_adapter))
+        return model, None
+    if start and _is_checkpoint_of(start, config):
+        if not is_adapter_folder(start):
+            raise InputError(f"{start}: was trained without --lora_enable; start a new --output_dir from it")
+        return load_with_adapters(start, merge=False), base_of(start)
+    folder = start
+    model = hf.load_model(start) if start else _new_model(config, architecture, processor)
+    if config.pretrain_mm_mlp_adapter:
+        load_projector(model, Path(config.pretrain_mm_mlp_adapter))
+    if folder is None or config.pretrain_mm_mlp_adapter:
+        folder = Path(str(config.output_dir)) / "base"
+        if world.is_first:
+            model.save_pretrained(folder)
+            processor.save_pretrained(folder)
+        world.barrier()
+    base = world.on_first(lambda: BaseModel.of(folder))
+    names = [field.name for field in fields(AdapterSettings)]
+    add_adapters(model, AdapterSettings(**{name: getattr(config, name) for name in names}), config.seed)
+    return model, base
+
+
+def _is_checkpoint_of(folder: Path, config: TrainConfig) -> bool:
+    """Whether a run goes on from this folder, rather than starting from it."""
+    return folder.resolve().parent == Path(str(config.output_dir)).resolve() or str(folder) == config.resume
 
 
 def _new_model(

@@ -87,7 +87,7 @@ class ModelArguments:
     pretrain_mm_mlp_adapter: str | None = None
     lora_enable: bool = False
     lora_r: int = 64
-    lora_alpha: float = 128.0
+    lora_alpha: int = 128
     lora_dropout: float = 0.0
     use_dora: bool = False
     lora_targets_language: str = "all-linear"

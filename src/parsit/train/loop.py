@@ -26,6 +26,7 @@ from parsit.data.faults import Finding
 from parsit.data.loader import Loaded, Loader
 from parsit.data.plan import Packed, Padded, Plan, Work
 from parsit.model import ParsitForConditionalGeneration
+from parsit.model.adapter_files import BaseModel, save_adapters
 from parsit.model.flops import step_flops
 from parsit.processing.collate import Batch
 from parsit.processing.processor import ParsitProcessor
@@ -74,6 +75,7 @@ def train(
     resume_from: Path | None,
     world: World | None = None,
     read_samples: ReadSamples | None = None,
+    base: BaseModel | None = None,
 ) -> TrainResult:
     """Train `model` as `config` says.
 
@@ -86,6 +88,7 @@ def train(
         resume_from: a verified checkpoint to go on from.
         world: the processes of the run; all call this with the same arguments; None: this one is alone.
         read_samples: reads a few samples with the model as it is, every `sample_steps`.
+        base: of a model with adapters: what they were added to; checkpoints then hold what is trained, and its name.
 
     Raises:
         ParsitError: a loss or gradient that is not finite; nothing was updated with it.
@@ -93,7 +96,7 @@ def train(
         KeyboardInterrupt: SIGINT or SIGTERM came; the state was saved first.
     """
     assert config.output_dir is not None
-    run = _Run(config, model, processor, training, validation, world or World(device=pick_device()))
+    run = _Run(config, model, processor, training, validation, world or World(device=pick_device()), base)
     state = run.restore(resume_from) if resume_from else TrainState(0, run.fingerprint)
     output_dir = Path(config.output_dir)
     saved_at = state.step if resume_from else -1
@@ -143,8 +146,10 @@ class _Run:
         training: DataSet,
         validation: DataSet | None,
         world: World,
+        base: BaseModel | None = None,
     ) -> None:
         self.config, self.model, self.processor, self.world = config, model, processor, world
+        self.base = base
         self.training, self.validation = training, validation
         torch.manual_seed(config.seed)
         vision_layers = layer_range(config.mm_tunable_vision_layers, "mm_tunable_vision_layers")
@@ -295,7 +300,9 @@ class _Run:
 
     def save(self, output_dir: Path, state: TrainState) -> None:
         """Write a checkpoint, then say which is best and delete what is too old. Called by all processes at once."""
-        whole = self.strategy.state_dict()
+        trained = {name for name, _ in self.strategy.named_trained()}
+        wanted = trained.__contains__ if self.base else lambda name: True
+        whole = self.strategy.state_dict(wanted)
         own = {name: value for name, value in whole.items() if not name.startswith("model.")}
         rng = {
             f"{key}-{rank}": v for rank, part in enumerate(self.world.gather(_rng_tensors())) for key, v in part.items()
@@ -307,7 +314,10 @@ class _Run:
             return begin_checkpoint(output_dir, state.step)
 
         def finish() -> None:
-            self.model.save_pretrained(draft, state_dict=model_state)
+            if self.base is None:
+                self.model.save_pretrained(draft, state_dict=model_state)
+            else:
+                save_adapters(self.model, draft, self.base, model_state)
             self.processor.save_pretrained(draft)
             finish_checkpoint(draft, output_dir, saved, self.config.to_yaml())
             write_best(output_dir, state)

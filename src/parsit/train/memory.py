@@ -11,7 +11,7 @@ With P all and T trained parameters, N ranks, b bytes of a computed number (2 in
                  16 (H + K) d + 16 I in fp32 (D hidden, I intermediate size, H and K heads of queries and keys, d their
                  size): what autograd keeps of a Qwen3 layer, counted with its saved tensors. With gradient
                  checkpointing 4 D, and one layer in full. The same again for one layer's gradients. The tower's
-                 positions are patches, 32 D + 4 I (fp32: 40 D + 8 I); frozen, it keeps nothing
+                 positions are patches, 24 D + 4 I (fp32: 32 D + 8 I); frozen, it keeps nothing
     logits       16 bytes for each label and entry of the vocabulary: scores, probabilities, and the gradients of both
 
 What is offloaded to the CPU counts nothing. The allocator's own losses and the libraries' buffers come on top.
@@ -192,7 +192,7 @@ def _tower(model: ParsitForConditionalGeneration, config: TrainConfig, size: Bat
     vision = model.config.vision_config
     patches = size.tiles * (vision.image_size // vision.patch_size) ** 2
     hidden = vision.hidden_size
-    layer = (32 if bf16 else 40) * hidden + (4 if bf16 else 8) * vision.intermediate_size
+    layer = (24 if bf16 else 32) * hidden + (4 if bf16 else 8) * vision.intermediate_size
     if not any(parameter.requires_grad for parameter in model.vision_tower.parameters()):
         return float(patches * layer)
     depth = model.config.num_vision_layers

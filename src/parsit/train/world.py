@@ -110,8 +110,6 @@ def join(timeout_s: float = 1800) -> World:
         InputError: more processes on this machine than GPUs.
     """
     cuda = torch.cuda.is_available()
-    if not cuda:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # where DeepSpeed is installed, libraries ask it, and it guesses
     place = place_in_environment()
     if place is None:
         return World(device=torch.device("cuda", 0) if cuda else torch.device("cpu"))

@@ -119,7 +119,7 @@ class JsonContainer(_TextContainer):
 
 # A string, an unfinished string, a bracket. Possessive, so that a long string costs linear time.
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|"|[\[\]{}]', re.DOTALL)
-_SCALAR = re.compile(rb"[^\s,\]\[{}\"]+")
+_SCALAR = re.compile(rb"[^ \t\r\n,\]\[{}\"]+")
 _SPACE = re.compile(rb"[ \t\r\n]*")
 
 

@@ -149,11 +149,17 @@ class Strategy:
             return distribute_tensor(whole.to(self.device), parameter.device_mesh, parameter.placements)
         return whole.to(self.device)
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """The objective's whole state, on the first process; empty on the others. Called by all at once."""
+    def state_dict(self, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, torch.Tensor]:
+        """The objective's state, each tensor whole, on the first process; empty on the others. Called by all at once.
+
+        Args:
+            wanted: which entries, by name; others are not gathered.
+        """
         state: dict[str, torch.Tensor] = {}
         gathered: dict[int, torch.Tensor] = {}  # tied parameters stay one tensor, and are gathered once
         for name, tensor in self.objective.state_dict(keep_vars=True).items():
+            if not wanted(name):
+                continue
             if id(tensor) not in gathered:
                 gathered[id(tensor)] = self.whole_weight(name, tensor)
             if self.world.is_first:

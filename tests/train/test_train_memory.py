@@ -1,0 +1,134 @@
+"""The memory estimate: its activations against what autograd keeps of a real step, the rest against sums by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+from parsit import hf
+from parsit.config import TrainConfig
+from parsit.processing.collate import collate
+from parsit.train.memory import BatchSize, Placement, estimate
+from parsit.train.objective import Objective, StepCounts
+from parsit.train.parts import checkpoint_activations, set_tunable
+from parsit.types import InputError
+
+ALL = ("mm_vision_tower", "mm_mlp_adapter", "mm_language_model")
+
+
+@pytest.fixture(scope="module")
+def batch(processor, samples):
+    return collate([processor.encode(sample.turns) for sample in samples[:4]], 0)
+
+
+def deeper(mini, layers, tower_layers):
+    """Wider than the miniature, so that sums of squares and rotations weigh as little as in a real model."""
+    text = mini.text_config | {"num_hidden_layers": layers, "hidden_size": 96, "intermediate_size": 288, "head_dim": 24}
+    vision = mini.vision_config | {"num_hidden_layers": tower_layers, "hidden_size": 64, "intermediate_size": 256}
+    return replace(mini, text_config=text, vision_config=vision)
+
+
+def kept_and_estimated(architecture, processor, batch, parts, bf16, checkpointing):
+    """Bytes that autograd keeps of a forward pass, besides weights and their copies; and the estimate's."""
+    model = hf.new_model(architecture, processor, 0).train()
+    set_tunable(model, parts)
+    if checkpointing:
+        checkpoint_activations(model, None)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    shapes = {tuple(p.shape) for p in model.parameters()} | {
+        tuple(p.T.shape) for p in model.parameters() if p.ndim == 2
+    }
+    kept = {}
+
+    def pack(tensor):
+        if tensor.untyped_storage().data_ptr() not in weights and tuple(tensor.shape) not in shapes:
+            kept[tensor.untyped_storage().data_ptr()] = tensor  # held, so that no address is used twice
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda t: t), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        Objective(model, 0.0)(batch, StepCounts.of([batch]))
+    size = BatchSize.of(batch)
+    flags = TrainConfig(gradient_checkpointing=checkpointing)
+    return (
+        sum(tensor.untyped_storage().nbytes() for tensor in kept.values()),
+        estimate(model, flags, Placement(), size, bf16).activations,
+    )
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("what", ["decoder", "tower"])
+def test_what_a_layer_keeps_is_what_autograd_keeps(mini, processor, batch, bf16, checkpointing, what):
+    depths = [(2, 3), (6, 3)] if what == "decoder" else [(2, 3), (2, 7)]
+    (kept, said), (kept_deeper, said_deeper) = (
+        kept_and_estimated(deeper(mini, *depth), processor, batch, ALL, bf16, checkpointing) for depth in depths
+    )
+    assert said_deeper - said == pytest.approx(kept_deeper - kept, rel=0.1)
+    assert said > kept
+
+
+def test_a_frozen_tower_keeps_nothing(mini, processor, batch):
+    kept, _ = kept_and_estimated(deeper(mini, 2, 3), processor, batch, ["mm_mlp_adapter"], False, False)
+    kept_deeper, _ = kept_and_estimated(deeper(mini, 2, 7), processor, batch, ["mm_mlp_adapter"], False, False)
+    assert kept == kept_deeper
+
+
+@pytest.fixture(scope="module")
+def model(mini, processor):
+    return hf.new_model(mini, processor, 0)
+
+
+SIZE = BatchSize(100, 4, 20)
+
+
+def test_the_sums_by_hand(model):
+    set_tunable(model, ALL)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    alone = estimate(model, TrainConfig(), Placement(), SIZE, bf16=False)
+    assert (alone.weights, alone.copies, alone.gradients, alone.optimizer) == (4 * total, 0, 4 * total, 8 * total)
+    assert alone.logits == 16 * 20 * 4096
+    zero2 = estimate(model, TrainConfig(), Placement(4, zero=2), SIZE, bf16=True)
+    assert (zero2.weights, zero2.copies) == (2 * total, total)
+    assert (zero2.gradients, zero2.optimizer) == (2 * total / 4, 8 * total / 4)
+    zero3 = estimate(model, TrainConfig(), Placement(4, zero=3), SIZE, bf16=True)
+    assert zero3.weights == 2 * total / 4
+    offloaded = Placement(1, zero=3, offload_optimizer=True, offload_weights=True)
+    assert estimate(model, TrainConfig(), offloaded, SIZE, bf16=True).weights == 0
+    assert estimate(model, TrainConfig(), offloaded, SIZE, bf16=True).optimizer == 0
+    fsdp = estimate(model, TrainConfig(), Placement(8, fsdp=True), SIZE, bf16=False)
+    assert fsdp.weights + fsdp.gradients + fsdp.optimizer == pytest.approx(16 * total / 8)
+    assert estimate(model, TrainConfig(), Placement(2, tp=2), SIZE, bf16=False).weights < alone.weights
+
+
+def test_the_projector_alone_needs_gradients_for_itself_alone(model):
+    set_tunable(model, ["mm_mlp_adapter"])
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    estimated = estimate(model, TrainConfig(), Placement(), SIZE, bf16=False)
+    assert (estimated.gradients, estimated.optimizer) == (4 * trained, 8 * trained)
+
+
+def test_checkpointing_of_some_layers_lies_between(model):
+    set_tunable(model, ALL)
+    bytes_of = [
+        estimate(model, TrainConfig(**flags), Placement(), SIZE, bf16=False).activations
+        for flags in (
+            {"gradient_checkpointing": True},
+            {"gradient_checkpointing": True, "gradient_checkpointing_layers": "0-0"},
+        )
+    ]
+    assert bytes_of[0] < bytes_of[1]
+
+
+def test_the_placement_is_read_from_the_flags(tmp_path):
+    file = tmp_path / "zero.json"
+    file.write_text(json.dumps({"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}}}))
+    assert Placement.of(TrainConfig(deepspeed=str(file)), 4) == Placement(4, zero=3, offload_optimizer=True)
+    assert str(Placement.of(TrainConfig(deepspeed=str(file)), 4)) == "ZeRO-3, 4 ranks, optimizer on the CPU"
+    assert str(Placement.of(TrainConfig(fsdp=True), 2)) == "FSDP, 2 ranks"
+    assert str(Placement.of(TrainConfig(), 1)) == "one process"
+    with pytest.raises(InputError, match=r"--deepspeed nowhere\.json: cannot be read"):
+        Placement.of(TrainConfig(deepspeed="nowhere.json"), 1)
