@@ -4,7 +4,7 @@ python scripts/test_qwen3_4b.py [--sizes 1.7B 4B] [--offline]
 
 With a Hub: the real parts are fetched (12 GB), loaded strictly and run on an image and text. `--offline`: the models at
 full depth without memory, their parameters counted against the published numbers, and then two layers of each with
-random weights run on an image and text: under a minute on one core, and 4 GB. Exit code 0: all is well, 1: something is not.
+random weights run on an image and text: under a minute on one core, and 4 GB. Exit code 0: all is well, 1: not all.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def test_projectors_are_told_apart_by_their_shapes(tmp_path, depth):
     for norm in (True, False):
         torch.save(llava_projector(norm, depth=depth), tmp_path / "p.bin")
         projector = read_projector(tmp_path / "p.bin")
-        assert (projector.type, projector.has_norm) == (f"mlp{depth}x_gelu", norm)
+        assert (projector.type, projector.has_norm) == (f"mlp{depth}x_gelu" + ("" if norm else "_no_norm"), norm)
     torch.save({"model.mm_projector.weight": torch.ones(48, 32), "model.mm_projector.bias": torch.ones(48)},
                tmp_path / "p.bin")  # fmt: skip
     assert read_projector(tmp_path / "p.bin").type == "linear"
@@ -134,7 +134,7 @@ def residual():
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (llava_projector(norm=False), "LLaVA's mlp2x_gelu without a LayerNorm"),
+        (llava_projector(norm=False), "holds a mlp2x_gelu_no_norm projector, the model has mlp2x_gelu: build"),
         (llava_projector(norm=True, depth=3), "holds a mlp3x_gelu projector, the model has mlp2x_gelu"),
         (residual(), "Parsit knows linear and mlpNx_gelu"),
         ({"model.image_newline": torch.ones(48)}, "no projector there"),
@@ -231,10 +231,18 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_name(new, change, message)
         load_checkpoint(new(), weights, "x")
 
 
-def test_llavas_own_projector_is_refused_in_a_checkpoint(new):
+def test_llavas_own_projector_has_a_type_of_its_own(new):
     weights = {name: value for name, value in old_names(new()).items() if "mm_projector" not in name}
-    with pytest.raises(InputError, match=r"without a LayerNorm.*train a new projector"):
-        load_checkpoint(new(), weights | llava_projector(norm=False), "x")
+    weights |= llava_projector(norm=False)
+    with pytest.raises(InputError, match=r"build the model with --mm_projector_type mlp2x_gelu_no_norm"):
+        load_checkpoint(new(), weights, "x")
+    model = new(mm_projector_type="mlp2x_gelu_no_norm")
+    load_checkpoint(model, weights, "x")
+    features = torch.randn(5, 32)
+    first, second = (weights[f"model.mm_projector.{i}.weight"] for i in (0, 2))
+    biases = [weights[f"model.mm_projector.{i}.bias"] for i in (0, 2)]
+    by_hand = torch.nn.functional.gelu(features @ first.T + biases[0]) @ second.T + biases[1]
+    torch.testing.assert_close(model.mm_projector(features), by_hand)
 
 
 # ---- files that are not what they should be

@@ -75,6 +75,9 @@ def wandb_records(file):
 
 
 def read_wandb(folder):
+    import wandb
+
+    wandb.teardown()  # as at a process's end: what its service still holds is written
     losses, evaluated, settings, text = [], [], {}, ""
     for run in sorted((folder / "run" / "wandb").glob("offline-run-*")):
         (file,) = run.glob("*.wandb")

@@ -207,14 +207,17 @@ def _model(
     from parsit.model.import_weights import load_projector
 
     if not config.lora_enable:
-        model = hf.load_model(start) if start else _new_model(config, architecture, processor)
+        # Trained weights are kept in fp32; transformers 5.x would load a half-precision file as it is.
+        model = (hf.load_model(start) if start else _new_model(config, architecture, processor)).float()
         if config.pretrain_mm_mlp_adapter and not (start and _is_checkpoint_of(start, config)):
             load_projector(model, Path(config.pretrain_mm_mlp_adapter))
         return model, None
     if start and _is_checkpoint_of(start, config):
         if not is_adapter_folder(start):
             raise InputError(f"{start}: was trained without --lora_enable; start a new --output_dir from it")
-        return load_with_adapters(start, merge=False), base_of(start)
+        model = load_with_adapters(start, merge=False)
+        _set_compute_dtype(model, config, world)
+        return model, base_of(start)
     folder = start
     model = hf.load_model(start) if start else _new_model(config, architecture, processor)
     if config.pretrain_mm_mlp_adapter:
@@ -228,7 +231,19 @@ def _model(
     base = world.on_first(lambda: BaseModel.of(folder))
     names = [field.name for field in fields(AdapterSettings)]
     add_adapters(model, AdapterSettings(**{name: getattr(config, name) for name in names}), config.seed)
+    _set_compute_dtype(model, config, world)
     return model, base
+
+
+def _set_compute_dtype(model: ParsitForConditionalGeneration, config: TrainConfig, world: World) -> None:
+    """Let 4-bit matrices compute in bfloat16 where the run does."""
+    from parsit.model.quantize import set_compute_dtype
+    from parsit.train.strategies.base import wants_bf16
+
+    if config.bits == 4 and wants_bf16(config.bf16, world.device):
+        import torch
+
+        set_compute_dtype(model, torch.bfloat16)
 
 
 def _is_checkpoint_of(folder: Path, config: TrainConfig) -> bool:

@@ -44,7 +44,8 @@ class ModelArguments:
         mm_tunable_parts: parts that are trained, by commas: mm_vision_tower, mm_mlp_adapter (with image_newline),
             mm_language_model.
         from_scratch: draw all weights at random instead of loading pretrained parts.
-        mm_projector_type: linear, identity or mlpNx_gelu; this and the following: by default the architecture's own.
+        mm_projector_type: linear, identity, mlpNx_gelu, or LLaVA's mlpNx_gelu_no_norm; this and the following: by
+            default the architecture's own.
         mm_vision_select_layer: whose output of the tower is used; -1 the last layer's, -2 the last but one's.
         image_aspect_ratio: pad, anyres or anyres_max_N.
         image_grid_pinpoints: grids of tiles for anyres, as (1x1),...,(4x5), columns x rows.

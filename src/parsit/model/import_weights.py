@@ -68,7 +68,7 @@ def projector_in(weights: Mapping[str, torch.Tensor], source: object) -> Project
     kind = f"mlp{len(linear)}x_gelu"
     if layers and expected == layers.keys():
         if not norms and linear == [2 * i for i in range(len(linear))]:
-            return Projector(found, kind, has_norm=False)
+            return Projector(found, f"{kind}_no_norm", has_norm=False)
         if norms == [1] and linear == [0, *(2 * i + 1 for i in range(1, len(linear)))]:
             return Projector(found, kind, has_norm=True)
     what = f"a projector with {some(layers)}: Parsit knows linear and mlpNx_gelu" if layers else "no projector there"
@@ -84,16 +84,11 @@ def require_fitting(projector: Projector, projector_type: str, source: object) -
     """Refuse a projector that a model of `projector_type` cannot compute.
 
     Raises:
-        InputError: it has no LayerNorm where the model's has one, or is of another type.
+        InputError: it is of another type.
     """
     if projector.type != projector_type:
         raise InputError(f"{source}: holds a {projector.type} projector, the model has {projector_type}: "
                          f"build the model with --mm_projector_type {projector.type}")  # fmt: skip
-    if projector.type.startswith("mlp") and not projector.has_norm:
-        raise InputError(
-            f"{source}: LLaVA's {projector.type} without a LayerNorm; Parsit's has one after its first layer, so that "
-            "the two do not compute the same whatever the weights are: train a new projector (stage pretrain)"
-        )
 
 
 def read_projector(path: Path) -> Projector:

@@ -17,7 +17,8 @@ def build_projector(projector_type: str, in_features: int, out_features: int) ->
     """The projector of a type: `float[..., in_features]` to `float[..., out_features]`.
 
     Args:
-        projector_type: `linear`, `identity` (only where the sizes are equal) or `mlpNx_gelu`.
+        projector_type: `linear`, `identity` (only where the sizes are equal), `mlpNx_gelu` with a LayerNorm after the
+            first layer, or `mlpNx_gelu_no_norm`, which is LLaVA's.
         in_features: the tower's feature size, times k * k under pixel shuffle.
         out_features: the language model's hidden size.
 
@@ -30,13 +31,16 @@ def build_projector(projector_type: str, in_features: int, out_features: int) ->
         if in_features != out_features:
             raise ValueError(f"mm_projector_type identity cannot turn {in_features} features into {out_features}")
         return nn.Identity()
-    match = re.fullmatch(r"mlp([1-9]\d*)x_gelu", projector_type)
+    match = re.fullmatch(r"mlp([1-9]\d*)x_gelu(_no_norm)?", projector_type)
     if not match:
         raise ValueError(
-            f"mm_projector_type is {projector_type!r}: use linear, identity or mlpNx_gelu such as mlp2x_gelu"
+            f"mm_projector_type is {projector_type!r}: use linear, identity, mlpNx_gelu such as mlp2x_gelu, "
+            "or LLaVA's own mlpNx_gelu_no_norm"
         )
     depth = int(match.group(1))
-    layers: list[nn.Module] = [nn.Linear(in_features, out_features), nn.LayerNorm(out_features)]
+    layers: list[nn.Module] = [nn.Linear(in_features, out_features)]
+    if not match.group(2):
+        layers.append(nn.LayerNorm(out_features))
     for _ in range(depth - 1):
         layers += [nn.GELU(), nn.Linear(out_features, out_features)]
     return nn.Sequential(*layers)

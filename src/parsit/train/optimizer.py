@@ -44,7 +44,9 @@ def groups_of(objective: nn.Module, config: TrainConfig) -> list[Group]:
     members: dict[tuple[str, str, bool], dict[str, nn.Parameter]] = {}
     for name, parameter in trainable(objective).items():
         decayed = parameter.ndim > 1 and "position_embedding" not in name
-        optimizer = "muon" if config.optim == "muon" and parameter.ndim == 2 and ".layers." in name else "adamw"
+        # An adapter's two matrices are factors: made orthogonal one by one, their product means nothing.
+        is_matrix = parameter.ndim == 2 and ".layers." in name and ".lora_" not in name
+        optimizer = "muon" if config.optim == "muon" and is_matrix else "adamw"
         members.setdefault((_part_of(name), optimizer, decayed), {})[name] = parameter
     if not members:
         raise ValueError("no parameter is trained: check mm_tunable_parts")
