@@ -253,15 +253,28 @@ def test_a_checkpoint_without_a_tower_takes_one_from_elsewhere(tiny, tmp_path):
         assert torch.equal(value, expected[key] if key != name else model.state_dict()[name]), name
 
 
-def test_todays_folder_llavas_projector_and_other_sizes_are_refused(tiny, plain, tmp_path):
+def test_llavas_projector_without_a_norm_is_imported_as_what_it_is(tiny, tmp_path):
+    weights = {name: value for name, value in old_names(tiny[0]()).items() if "mm_projector" not in name}
+    sizes = {0: (192, tiny[0]().mm_projector[0].in_features), 2: (192, 192)}
+    for layer, shape in sizes.items():
+        weights[f"model.mm_projector.{layer}.weight"] = torch.randn(shape) / 20
+        weights[f"model.mm_projector.{layer}.bias"] = torch.randn(192)
+    folder = tmp_path / "llava"
+    folder.mkdir()
+    torch.save(weights, folder / "pytorch_model.bin")
+    assert import_.main([str(folder), "--out", str(tmp_path / "new")]) == 0
+    model = hf.load_model(tmp_path / "new")
+    assert model.config.mm_projector_type == "mlp2x_gelu_no_norm"
+    for layer in sizes:
+        assert torch.equal(model.mm_projector[layer].weight, weights[f"model.mm_projector.{layer}.weight"])
+
+
+def test_todays_folder_and_other_sizes_are_refused(tiny, plain, tmp_path):
     out = ["--out", str(tmp_path / "new")]
     with pytest.raises(InputError, match="today's names already"):
         import_.main([str(plain), *out])
     weights = old_names(tiny[0]())
-    llavas = dict.fromkeys(f"model.mm_projector.{i}.{kind}" for i in (1, 2, 3) for kind in ("weight", "bias"))
-    llavas |= {"model.mm_projector.2.weight": torch.ones(192, 192), "model.mm_projector.2.bias": torch.ones(192)}
     for name, change, message in (
-        ("projector", llavas, "without a LayerNorm"),
         ("sizes", {"model.embed_tokens.weight": torch.ones(8, 8)}, "no architecture has a language model of 3 layers"),
         ("names", {"model.embed_tokens.weight": None}, "neither a LLaVA-NeXT nor an old Parsit checkpoint"),
     ):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -70,10 +71,13 @@ def make_data(folder):
 
 
 def make_deepspeed(folder):
-    base = {"train_micro_batch_size_per_gpu": "auto", "gradient_clipping": "auto", "bf16": {"enabled": "auto"}}
-    stage3 = {"stage": 3, "stage3_param_persistence_threshold": 0, "reduce_bucket_size": "auto"}
-    (folder / "zero2.json").write_text(json.dumps(base | {"zero_optimization": {"stage": 2}}))
-    (folder / "zero3.json").write_text(json.dumps(base | {"zero_optimization": stage3}))
+    """The configurations that are shipped; everything is sharded, where small tensors would stay whole."""
+    scripts = Path(__file__).parents[2] / "scripts"
+    shutil.copy(scripts / "zero2.json", folder)
+    for name in ("zero3.json", "zero3_4b.json"):
+        values = json.loads((scripts / name).read_text())
+        values["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        (folder / name).write_text(json.dumps(values))
 
 
 @pytest.fixture(scope="module")

@@ -210,7 +210,7 @@ def _model(
         # Trained weights are kept in fp32; transformers 5.x would load a half-precision file as it is.
         model = (hf.load_model(start) if start else _new_model(config, architecture, processor)).float()
         if config.pretrain_mm_mlp_adapter and not (start and _is_checkpoint_of(start, config)):
-            load_projector(model, Path(config.pretrain_mm_mlp_adapter))
+            load_projector(model, _projector_place(config.pretrain_mm_mlp_adapter))
         return model, None
     if start and _is_checkpoint_of(start, config):
         if not is_adapter_folder(start):
@@ -221,7 +221,7 @@ def _model(
     folder = start
     model = hf.load_model(start) if start else _new_model(config, architecture, processor)
     if config.pretrain_mm_mlp_adapter:
-        load_projector(model, Path(config.pretrain_mm_mlp_adapter))
+        load_projector(model, _projector_place(config.pretrain_mm_mlp_adapter))
     if folder is None or config.pretrain_mm_mlp_adapter:
         folder = Path(str(config.output_dir)) / "base"
         if world.is_first:
@@ -233,6 +233,15 @@ def _model(
     add_adapters(model, AdapterSettings(**{name: getattr(config, name) for name in names}), config.seed)
     _set_compute_dtype(model, config, world)
     return model, base
+
+
+def _projector_place(name: str) -> Path:
+    """A file, a folder that holds a projector, or the checkpoint of a run."""
+    from parsit.parse.locate import find_model
+
+    path = Path(name)
+    is_run = path.is_dir() and ((path / "best.json").exists() or any(path.glob("checkpoint-*")))
+    return find_model(path) if is_run else path
 
 
 def _set_compute_dtype(model: ParsitForConditionalGeneration, config: TrainConfig, world: World) -> None:
