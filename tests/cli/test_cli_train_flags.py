@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from parsit import hf
-from parsit.cli.train import _require_given_flags, architecture_of, parse
+from parsit.cli.train import require_given_flags, architecture_of, parse
 from parsit.types import UsageError
 
 BASE = ["tiny", "--data", "x", "--output_dir", "y"]
@@ -52,5 +52,5 @@ def test_a_flag_that_a_loaded_model_contradicts_is_refused(mini):
     with pytest.raises(
         UsageError, match="--mm_projector_type is linear, but the model in runs/first was built with mlp2x"
     ):
-        _require_given_flags(config, model, processor)
-    _require_given_flags(parse([*BASE, "--mm_projector_type", "mlp2x_gelu"]), model, processor)
+        require_given_flags(config, model, processor)
+    require_given_flags(parse([*BASE, "--mm_projector_type", "mlp2x_gelu"]), model, processor)

@@ -21,7 +21,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 
 from parsit import hf
-from parsit.cli.train import _sampler
+from parsit.cli.train import sampler
 from parsit.config import TrainConfig
 from parsit.data.dataset import in_memory
 from parsit.data.files import read_files
@@ -83,7 +83,7 @@ def do(run_job: dict, job: dict, world: World) -> dict[str, object]:
     started = time.monotonic()
     try:
         validation = data if run_job.get("validate") else None
-        reader = _sampler(processor, data) if config.sample_steps else None
+        reader = sampler(processor, data) if config.sample_steps else None
         loop.train(config, model, processor, data, validation, checkpoint, world, reader)
     except (ParsitError, ValueError) as error:
         seen["error"] = f"{type(error).__name__}: {error}"

@@ -96,11 +96,11 @@ def _model(
 ) -> ParsitForConditionalGeneration:
     """The model as a new run would begin with it, adapters and all; nothing is written."""
     from parsit import hf
-    from parsit.cli.train import _new_model
+    from parsit.cli.train import new_model
     from parsit.model.adapters import AdapterSettings, add_adapters
     from parsit.model.import_weights import load_projector
 
-    model = hf.load_model(start) if start else _new_model(config, architecture, processor)
+    model = hf.load_model(start) if start else new_model(config, architecture, processor)
     if config.pretrain_mm_mlp_adapter:
         load_projector(model, Path(config.pretrain_mm_mlp_adapter))
     if config.lora_enable:
@@ -112,7 +112,7 @@ def _model(
 def _checks(config: TrainConfig, max_memory_gb: float | None, with_step: bool) -> tuple[list[Check], str]:
     """All checks, and what will be trained for how long."""
     from parsit import hf
-    from parsit.cli.train import _data_set, _parsit_folder, _require_given_flags, architecture_of
+    from parsit.cli.train import architecture_of, data_set, parsit_folder, require_given_flags
     from parsit.config import layer_range
     from parsit.train import trial as trials
     from parsit.train.adapters import set_trainable
@@ -123,19 +123,19 @@ def _checks(config: TrainConfig, max_memory_gb: float | None, with_step: bool) -
 
     world = _world(config)
     architecture = architecture_of(config)
-    start = _parsit_folder(config.model_name_or_path)
+    start = parsit_folder(config.model_name_or_path)
     try:
         processor = hf.load_processor(start) if start else hf.new_processor(architecture)
         model = _model(config, architecture, processor, start)
     except InputError as error:
         return [Check("model", False, str(error), "mend it, or name another --model_name_or_path")], ""
-    _require_given_flags(config, model, processor)
+    require_given_flags(config, model, processor)
     vision_layers = layer_range(config.mm_tunable_vision_layers, "mm_tunable_vision_layers")
     set_trainable(model, config.tunable_parts, vision_layers)
     try:
-        training = _data_set(config.data or [], config, processor, "training", World())
+        training = data_set(config.data or [], config, processor, "training", World())
         if config.eval_data:
-            _data_set(config.eval_data, config, processor, "validation", World())
+            data_set(config.eval_data, config, processor, "validation", World())
     except InputError as error:
         remedy = "`parsit data validate` lists every fault; is --image_folder right?"
         return [Check("data", False, str(error), remedy)], ""

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
-
-if TYPE_CHECKING:
-    from parsit.train.parts import PartReport
 
 _PLAIN_EVERY_S = 10.0
 
@@ -96,13 +91,3 @@ class _PlainProgress:
             self.told = now
             left = (self.total - self.done) * (now - self.started) / self.done
             say(f"{self.title}: {self.done}/{self.total}, ETA {left:.0f} s")
-
-
-def tell_parts(reports: Sequence[PartReport]) -> None:
-    """A table of what is trained."""
-    table = Table("part", "tensors", "parameters", "trained")
-    for report in reports:
-        table.add_row(report.name, f"{report.tensors:,}", f"{report.parameters:,}", f"{report.trainable:,}")
-    total = sum(report.parameters for report in reports)
-    table.add_row("total", "", f"{total:,}", f"{sum(report.trainable for report in reports):,}", style="bold")
-    Console(stderr=True).print(table)

@@ -16,6 +16,7 @@ from parsit.types import ParsitError, UsageError
 VERBS = {
     "info": ("parsit.cli.info", "show a model's parts, parameters, image tokens and memory"),
     "data": ("parsit.cli.data", "make, check, change and look at data"),
+    "check": ("parsit.cli.check", "look for what would stop a training run"),
     "train": ("parsit.cli.train", "train a model from a preset"),
     "export": ("parsit.cli.export", "merge adapters and write an ordinary model folder"),
     "import": ("parsit.cli.import_", "turn a LLaVA-NeXT or old Parsit checkpoint into a model folder"),

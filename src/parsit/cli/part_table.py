@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from parsit.config import TrainConfig
+    from parsit.model import ParsitForConditionalGeneration
     from parsit.train.optimizer import Group
 
 _TITLES = ("part", "tensors", "shapes", "trained", "parameters", "learning rate", "dtype")
@@ -69,6 +72,30 @@ def part_rows(
             )
         )
     return rows
+
+
+def parts_of(model: ParsitForConditionalGeneration) -> dict[str, dict[str, nn.Parameter]]:
+    """The model's parameters by part and name, each tower's adapters as a part of their own."""
+    from parsit.model.adapters import is_adapter
+
+    parts: dict[str, dict[str, nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        part = "projector" if name.startswith("mm_projector") else name.split(".")[0]
+        parts.setdefault(part + (" adapters" if is_adapter(name) else ""), {})[name] = parameter
+    return parts
+
+
+def tell_parts(model: ParsitForConditionalGeneration, config: TrainConfig) -> None:
+    """What is trained, part by part, on stderr: a table on a terminal, lines in a pipe. Before weights are sharded."""
+    from parsit.train.checks import groups_of_run
+
+    rows = part_rows(parts_of(model).items(), groups_of_run(model, config))
+    console = Console(stderr=True)
+    if console.is_terminal:
+        console.print(part_table(rows))
+    else:
+        for line in part_lines(rows):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def shape_summary(shapes: Sequence[Sequence[int]], kinds: int = 2) -> str:

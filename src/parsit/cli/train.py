@@ -89,7 +89,8 @@ def main(argv: list[str]) -> int:
 
 def _run(config: TrainConfig, world: World) -> int:
     from parsit import hf
-    from parsit.cli.console import quiet_libraries, say, tell_parts
+    from parsit.cli.console import quiet_libraries, say
+    from parsit.cli.part_table import tell_parts
     from parsit.train import train
     from parsit.train.adapters import set_trainable
 
@@ -97,28 +98,47 @@ def _run(config: TrainConfig, world: World) -> int:
     output_dir = Path(str(config.output_dir))
     checkpoint = world.on_first(lambda: _checkpoint_to_resume(config, output_dir))
     architecture = architecture_of(config)
-    start = checkpoint or _parsit_folder(config.model_name_or_path)
+    start = checkpoint or parsit_folder(config.model_name_or_path)
     processor = hf.load_processor(start) if start else hf.new_processor(architecture)
-    training = _data_set(config.data or [], config, processor, "training", world)
-    validation = _data_set(config.eval_data, config, processor, "validation", world) if config.eval_data else None
+    training = data_set(config.data or [], config, processor, "training", world)
+    validation = data_set(config.eval_data, config, processor, "validation", world) if config.eval_data else None
     if world.is_first:
         output_dir.mkdir(parents=True, exist_ok=True)
     model, base = _model(config, architecture, processor, start, world)
-    _require_given_flags(config, model, processor)
+    require_given_flags(config, model, processor)
     vision_layers = layer_range(config.mm_tunable_vision_layers, "mm_tunable_vision_layers")
-    reports = set_trainable(model, config.tunable_parts, vision_layers)
+    set_trainable(model, config.tunable_parts, vision_layers)
     if world.is_first:
         training.write_findings(output_dir / "set_aside.jsonl")
-        tell_parts(reports)
+        tell_parts(model, config)
         if checkpoint:
             say(f"resuming from {checkpoint}")
-    world.barrier()
-    read_samples = _sampler(processor, validation) if config.sample_steps and validation is not None else None
+    world.on_first(lambda: _require_ready(config, model, processor, training, world))
+    read_samples = sampler(processor, validation) if config.sample_steps and validation is not None else None
     result = train(config, model, processor, training, validation, checkpoint, world, read_samples, base)
     if world.is_first:
         ending = f", validation loss {result.eval_loss:.4f}" if result.eval_loss is not None else ""
         say(f"trained {result.steps} steps{ending}; saved {result.checkpoint}")
     return 0
+
+
+def _require_ready(
+    config: TrainConfig,
+    model: ParsitForConditionalGeneration,
+    processor: ParsitProcessor,
+    training: DataSet,
+    world: World,
+) -> None:
+    """The cheap checks of `parsit check`.
+
+    Raises:
+        InputError: the first one that failed, with its remedy.
+    """
+    from parsit.train.preflight import preflight
+
+    for check in preflight(config, model, processor, training, world):
+        if not check.ok:
+            raise InputError(f"{check.name}: {check.detail}: {check.remedy} (`parsit check` looks at everything)")
 
 
 def _checkpoint_to_resume(config: TrainConfig, output_dir: Path) -> Path | None:
@@ -155,7 +175,7 @@ def _require_same_settings(config: TrainConfig, checkpoint: Path) -> None:
             )
 
 
-def _parsit_folder(name: str | None) -> Path | None:
+def parsit_folder(name: str | None) -> Path | None:
     """The folder, where `--model_name_or_path` names a Parsit model or a run."""
     if name is None or not Path(name).is_dir():
         return None
@@ -177,9 +197,7 @@ def architecture_of(config: TrainConfig) -> Architecture:
     )
 
 
-def _require_given_flags(
-    config: TrainConfig, model: ParsitForConditionalGeneration, processor: ParsitProcessor
-) -> None:
+def require_given_flags(config: TrainConfig, model: ParsitForConditionalGeneration, processor: ParsitProcessor) -> None:
     """Refuse a flag that the model of a folder contradicts: it would have no effect.
 
     Raises:
@@ -208,7 +226,7 @@ def _model(
 
     if not config.lora_enable:
         # Trained weights are kept in fp32; transformers 5.x would load a half-precision file as it is.
-        model = (hf.load_model(start) if start else _new_model(config, architecture, processor)).float()
+        model = (hf.load_model(start) if start else new_model(config, architecture, processor)).float()
         if config.pretrain_mm_mlp_adapter and not (start and _is_checkpoint_of(start, config)):
             load_projector(model, _projector_place(config.pretrain_mm_mlp_adapter))
         return model, None
@@ -219,7 +237,7 @@ def _model(
         _set_compute_dtype(model, config, world)
         return model, base_of(start)
     folder = start
-    model = hf.load_model(start) if start else _new_model(config, architecture, processor)
+    model = hf.load_model(start) if start else new_model(config, architecture, processor)
     if config.pretrain_mm_mlp_adapter:
         load_projector(model, _projector_place(config.pretrain_mm_mlp_adapter))
     if folder is None or config.pretrain_mm_mlp_adapter:
@@ -260,7 +278,7 @@ def _is_checkpoint_of(folder: Path, config: TrainConfig) -> bool:
     return folder.resolve().parent == Path(str(config.output_dir)).resolve() or str(folder) == config.resume
 
 
-def _new_model(
+def new_model(
     config: TrainConfig, architecture: Architecture, processor: ParsitProcessor
 ) -> ParsitForConditionalGeneration:
     from parsit import hf
@@ -276,7 +294,7 @@ def _new_model(
     )
 
 
-def _sampler(processor: ParsitProcessor, validation: DataSet) -> ReadSamples:
+def sampler(processor: ParsitProcessor, validation: DataSet) -> ReadSamples:
     """Reads the first validation samples that end with an answer; the character error rate of those readings."""
     from parsit.parse.engine import ModelEngine
     from parsit.scores import corpus_cer
@@ -299,7 +317,7 @@ def _sampler(processor: ParsitProcessor, validation: DataSet) -> ReadSamples:
     return read
 
 
-def _data_set(paths: list[str], config: TrainConfig, processor: ParsitProcessor, what: str, world: World) -> DataSet:
+def data_set(paths: list[str], config: TrainConfig, processor: ParsitProcessor, what: str, world: World) -> DataSet:
     """What is trained on, checked before anything is trained, with a progress bar where there is something to do.
 
     The first process makes the index; the others then open it.

@@ -168,7 +168,7 @@ class _Run:
         assert trainable(objective).keys() == trained, "what is trained may not change once the optimizer exists"
         self.peak_flops = peak_flops_of(self.strategy.device)
         per_step = config.gradient_accumulation_steps * self.strategy.data_size
-        self.plan = Plan(_micro_batches(config, training, work), per_step)
+        self.plan = Plan(micro_batches(config, training, work), per_step)
         whole = round(config.num_train_epochs * self.plan.steps_per_epoch)
         self.total_steps = config.max_steps if config.max_steps > 0 else max(whole, 1)
         self.fingerprint = _fingerprint(training, config, per_step)
@@ -373,7 +373,7 @@ def _rng_tensors() -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _micro_batches(config: TrainConfig, data: DataSet, work: Work) -> Packed | Padded:
+def micro_batches(config: TrainConfig, data: DataSet, work: Work) -> Packed | Padded:
     size = config.per_device_train_batch_size
     if not config.packing:
         return Padded(data.num_tokens, data.num_tiles, size, config.seed, work)

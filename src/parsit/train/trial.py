@@ -24,7 +24,7 @@ from parsit.model.flops import step_flops
 from parsit.processing.collate import Batch
 from parsit.processing.processor import ParsitProcessor
 from parsit.train.checks import Check
-from parsit.train.loop import _micro_batches
+from parsit.train.loop import micro_batches
 from parsit.train.memory import GB, Placement
 from parsit.train.metrics import peak_memory_bytes
 from parsit.train.objective import Objective, StepCounts
@@ -57,7 +57,7 @@ class Trial:
 def micro_batches_of(config: TrainConfig, training: DataSet, model: ParsitForConditionalGeneration) -> MicroBatches:
     """The micro-batches that the run will have."""
     flops = step_flops(model)
-    return _micro_batches(config, training, Work(flops.per_token, flops.per_token_squared, flops.per_tile))
+    return micro_batches(config, training, Work(flops.per_token, flops.per_token_squared, flops.per_tile))
 
 
 def largest(micro_batches: MicroBatches, seed: int) -> np.ndarray:
