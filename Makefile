@@ -7,7 +7,7 @@ COMPAT := .venv-compat
 # The oldest transformers that is supported; the newest is in constraints.txt.
 OLDEST_TRANSFORMERS := 4.53.2
 
-.PHONY: setup demo test test-compat check fix clean help
+.PHONY: setup demo test test-compat check fix clean help chain bench-train bench-data bench-gpu fuzz
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -43,6 +43,21 @@ test-compat: setup $(COMPAT)/.ready  ## run model, processing and training tests
 	$(COMPAT)/bin/python scripts/cross_version.py check build/compat/newest
 	$(COMPAT)/bin/python scripts/cross_version.py save build/compat/oldest
 	$(BIN)/python scripts/cross_version.py check build/compat/oldest
+
+chain: setup  ## pretrain, finetune, LoRA and export on tiny, two processes under ZeRO-3, each stage scored (15 minutes)
+	$(BIN)/python scripts/chain.py
+
+bench-train: setup  ## the time of a training step on this CPU, against its matrix products alone
+	$(BIN)/python benchmarks/train_step.py
+
+bench-data: setup  ## the data engine: index, packs, resuming, waiting; files converted and validated (30 minutes)
+	rm -rf build/crops
+	$(BIN)/parsit data synth --out build/crops --unit line --pages 120 --seed 7
+	$(BIN)/python benchmarks/data_engine.py --data build/crops
+	$(BIN)/python benchmarks/convert.py
+
+fuzz: setup  ## ten minutes of broken records, images and mixtures: only named errors may come out
+	$(BIN)/python tests/fuzz_data.py --minutes 10
 
 check: setup  ## lint, format, types and floors, without changing anything
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parsit.cli.parser import Parser
+from parsit.types import InputError
 
 if TYPE_CHECKING:
     from parsit.eval import Evaluation
@@ -24,6 +25,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--limit", type=int, default=0, help="score only the first N samples; 0: all")
     parser.add_argument("--max_new_tokens", type=int, default=1024, help="longest answer, in tokens")
     parser.add_argument("--batch_size", type=int, default=16, help="prompts that go through the model together")
+    parser.add_argument("--nats", action="store_true", help="also how likely the model finds the true answers")
     parser.add_argument("--worst", type=int, default=50, help="cases on the page of the worst")
     parser.add_argument("--device", help="cpu, cuda, …; by default the GPU where there is one")
     args = parser.parse_args(argv)
@@ -41,8 +43,12 @@ def main(argv: list[str]) -> int:
     engine = load_engine(args.model, args.device, args.batch_size)
     evaluation = evaluate_engine(engine, samples, args.max_new_tokens, "scoring")
     print_scores(evaluation)
+    about: dict[str, object] = {"model": args.model, "data": " ".join(args.data), "max_new_tokens": args.max_new_tokens}
+    if args.nats:
+        about["nats_per_token"], left_out = nats_per_token(engine, samples)
+        unread = f" ({left_out} samples could not be read)" if left_out else ""
+        print(f"{about['nats_per_token']:.4f} nats per token of the true answers{unread}")
     if args.out:
-        about = {"model": args.model, "data": " ".join(args.data), "max_new_tokens": args.max_new_tokens}
         evaluation.write_results(Path(args.out), about)
         title = f"Worst cases of {args.model}"
         write_worst_cases(
@@ -69,6 +75,23 @@ def evaluate_engine(engine: ModelEngine, samples: Sequence[Sample], max_new_toke
             seen = done
 
         return evaluate(samples, predict, batch_size=engine.batch_size, on_progress=on_progress)
+
+
+def nats_per_token(engine: ModelEngine, samples: Sequence[Sample]) -> tuple[float, int]:
+    """The mean negative log-likelihood of the true answers' tokens, and how many samples could not be read."""
+    from parsit.cli.console import bar
+
+    nats, tokens, left_out = 0.0, 0, 0
+    with bar("likelihood", len(samples)) as advance:
+        for sample in samples:
+            try:
+                ((sample_nats, sample_tokens),) = engine.nats([sample])
+            except InputError:
+                left_out += 1
+            else:
+                nats, tokens = nats + sample_nats, tokens + sample_tokens
+            advance(1)
+    return nats / max(tokens, 1), left_out
 
 
 def print_scores(evaluation: Evaluation) -> None:

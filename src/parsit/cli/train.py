@@ -281,6 +281,7 @@ def _is_checkpoint_of(folder: Path, config: TrainConfig) -> bool:
 def new_model(
     config: TrainConfig, architecture: Architecture, processor: ParsitProcessor
 ) -> ParsitForConditionalGeneration:
+    """A model that is in no folder yet: from the architecture's pretrained parts, or all at random."""
     from parsit import hf
 
     if config.from_scratch:

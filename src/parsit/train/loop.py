@@ -374,6 +374,7 @@ def _rng_tensors() -> dict[str, torch.Tensor]:
 
 
 def micro_batches(config: TrainConfig, data: DataSet, work: Work) -> Packed | Padded:
+    """How the run puts its samples together."""
     size = config.per_device_train_batch_size
     if not config.packing:
         return Padded(data.num_tokens, data.num_tiles, size, config.seed, work)
