@@ -17,6 +17,10 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	# trackio pins Pillow below 13, so no extra can name it; it works with what is here.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'trackio==0.43.0'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	  brotli gradio-client orjson python-multipart 'uvicorn[standard]'
 	touch $@
 
 setup: $(VENV)/.ready  ## make .venv with everything that tests and demo need

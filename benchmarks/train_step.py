@@ -71,7 +71,7 @@ def step_seconds(strategy: Strategy, made: Batch, rounds: int) -> float:
 
 
 def ceiling(rows: int, length: int, rounds: int, dtype: torch.dtype) -> float:
-    """FLOP/s of the products of one decoder layer, forward and backward, for so many positions, nothing between them."""
+    """FLOP/s of one decoder layer's products, forward and backward, with nothing between them."""
     positions, width, inner = rows * length, TEXT["hidden_size"], TEXT["intermediate_size"]
     shapes = [(width, width), (width, width // 3), (width, width // 3), (width, width), (width, inner), (width, inner),
               (inner, width)]  # fmt: skip

@@ -19,8 +19,8 @@ from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# Stage, steps, flags. AdamW, because Muon's whole matrices do not go with ZeRO; the towers start from random weights, so
-# the second stage gets the glyph loss and the learning rate of training from scratch, and the third is a short one.
+# Stage, steps, flags. AdamW, because Muon's whole matrices do not go with ZeRO; the towers start from random weights,
+# so the second stage gets the glyph loss and the learning rate of training from scratch.
 STAGES = (
     ("pretrain", 40, []),
     ("finetune", 200, ["--optim", "adamw", "--learning_rate", "3e-3", "--glyph_loss_weight", "1.0"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from parsit import hf
-from parsit.cli.train import require_given_flags, architecture_of, parse
+from parsit.cli.train import architecture_of, parse, require_given_flags
 from parsit.types import UsageError
 
 BASE = ["tiny", "--data", "x", "--output_dir", "y"]

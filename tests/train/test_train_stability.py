@@ -1,4 +1,4 @@
-"""The projector at its learning rate: gradients stay small whatever the tower's features are, and the norm's part in it.
+"""The projector at its learning rate: gradients stay small whatever the features are, and the norm's part in it.
 
 On this model gradients stay small without the norm as well: the decoder's own norms come next, and what they divide by
 grows with the tokens (docs/experiments.md). What the norm does is shown on the tokens themselves.
