@@ -29,7 +29,7 @@ demo: setup  ## make documents, train parsit-tiny, evaluate it, read a PDF, writ
 	$(BIN)/python scripts/demo.py $(PDF)
 
 test: setup  ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term:skip-covered tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered tests
 
 $(COMPAT)/.ready: pyproject.toml constraints.txt
 	test -x $(COMPAT)/bin/python || $(PYTHON) -m venv $(COMPAT)
@@ -40,8 +40,8 @@ $(COMPAT)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 test-compat: setup $(COMPAT)/.ready  ## run model, processing and training tests under the oldest and the newest transformers, and load what the other saved
-	$(BIN)/python -m pytest -n 2 -q tests/model tests/processing tests/data tests/train
-	$(COMPAT)/bin/python -m pytest -n 2 -q tests/model tests/processing tests/data tests/train
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q tests/model tests/processing tests/data tests/train
+	$(COMPAT)/bin/python -m pytest -n 2 --dist loadfile -q tests/model tests/processing tests/data tests/train
 	rm -rf build/compat
 	$(BIN)/python scripts/cross_version.py save build/compat/newest
 	$(COMPAT)/bin/python scripts/cross_version.py check build/compat/newest

@@ -23,8 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # so the second stage gets the glyph loss and the learning rate of training from scratch.
 STAGES = (
     ("pretrain", 40, []),
-    ("finetune", 200, ["--optim", "adamw", "--learning_rate", "3e-3", "--glyph_loss_weight", "1.0"]),
-    ("lora", 100, []),
+    ("finetune", 100, ["--optim", "adamw", "--learning_rate", "3e-3", "--glyph_loss_weight", "1.0"]),
+    ("lora", 200, ["--lora_r", "32", "--lora_alpha", "32", "--lora_targets_vision", "all-linear"]),
 )
 
 

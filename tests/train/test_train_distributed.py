@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from parsit import hf
 
-pytestmark = [pytest.mark.dist, pytest.mark.xdist_group("distributed")]
+pytestmark = pytest.mark.dist
 
 STEPS = 10
 STRATEGIES = {"ddp": {}, "fsdp": {"fsdp": True}, "tp": {"tp": 2}, "zero2": {"deepspeed": "zero2.json"},
