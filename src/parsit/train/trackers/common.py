@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -72,7 +73,7 @@ class Silent:
         """Does nothing."""
 
 
-class Remembering(Silent):
+class Remembering(Silent, ABC):
     """A tracker without a way back: remembers its run and the last step that it was told."""
 
     kind = ""
@@ -118,14 +119,14 @@ class Remembering(Silent):
         if step > self.told:
             self.send_text(step, name, text)
 
+    @abstractmethod
     def begin(self, settings: dict[str, Any]) -> None:
         """Open the run there, or go on with it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def send(self, step: int, values: dict[str, float]) -> None:
         """Send one step's numbers."""
-        raise NotImplementedError
 
+    @abstractmethod
     def send_text(self, step: int, name: str, text: str) -> None:
         """Send one step's words."""
-        raise NotImplementedError
