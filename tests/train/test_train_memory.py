@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import transformers
 from torch.autograd.graph import saved_tensors_hooks
 
 from parsit import hf
@@ -67,7 +68,9 @@ def test_what_a_layer_keeps_is_what_autograd_keeps(mini, processor, batch, bf16,
     (kept, said), (kept_deeper, said_deeper) = (
         kept_and_estimated(deeper(mini, *depth), processor, batch, ALL, bf16, checkpointing) for depth in depths
     )
-    assert said_deeper - said == pytest.approx(kept_deeper - kept, rel=0.1)
+    # transformers 4.x repeats keys and values for each query head, and keeps the copies.
+    tolerance = 0.1 if int(transformers.__version__.split(".")[0]) >= 5 else 0.15
+    assert said_deeper - said == pytest.approx(kept_deeper - kept, rel=tolerance)
     assert said > kept
 
 
