@@ -7,7 +7,7 @@ COMPAT := .venv-compat
 # The oldest transformers that is supported; the newest is in constraints.txt.
 OLDEST_TRANSFORMERS := 4.53.2
 
-.PHONY: setup demo test test-compat check fix clean help chain bench-train bench-data bench-gpu fuzz
+.PHONY: setup demo test test-compat check fix clean help chain bench-train bench-data fuzz
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
