@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ _PLAIN_EVERY_S = 10.0
 def quiet_libraries() -> None:
     """Keep transformers' bars and notices out of Parsit's output; its errors still come."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # DeepSpeed calls functions of torch that newer versions rename; nobody here can do anything about that.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     import torch
 
     if not torch.cuda.is_available():
