@@ -220,7 +220,9 @@ class _Run:
         if glyph is not None:
             entry["glyph_loss"] = glyph
         entry |= {f"grad_norm/{part}": value for part, value in self.strategy.part_norms.items()}
-        used = mfu(work, self.flops, time.perf_counter() - started, self.peak_flops)
+        # Processes that share their data share this work as well.
+        sharing = self.world.size // self.strategy.data_size
+        used = mfu(work, self.flops, time.perf_counter() - started, self.peak_flops, sharing)
         if used is not None:
             entry["mfu"] = used
         entry |= {"supervised_tokens": counts.supervised, **self.throughput.take()}

@@ -161,12 +161,12 @@ class Strategy:
             if not wanted(name):
                 continue
             if id(tensor) not in gathered:
-                gathered[id(tensor)] = self.whole_weight(name, tensor)
+                gathered[id(tensor)] = self.whole_weight(tensor)
             if self.world.is_first:
                 state[name] = gathered[id(tensor)]
         return state
 
-    def whole_weight(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    def whole_weight(self, tensor: torch.Tensor) -> torch.Tensor:
         """One entry of the objective's state, as `full`."""
         return self.full(tensor)
 

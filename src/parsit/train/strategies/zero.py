@@ -160,7 +160,7 @@ class Zero(Strategy):
         with self._deepspeed.zero.GatheredParameters([tensor]):
             return tensor.detach().cpu().clone() if self.world.is_first else torch.empty(0)
 
-    def whole_weight(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    def whole_weight(self, tensor: torch.Tensor) -> torch.Tensor:
         """As in `Strategy`; from the fp32 master weights where the model itself is in bfloat16."""
         from deepspeed.utils import safe_get_full_fp32_param
 
