@@ -17,7 +17,6 @@ from typing import Literal
 
 import numpy as np
 
-from parsit.data.containers import container_of
 from parsit.data.faults import FAULTS, DataFault, Finding
 from parsit.data.files import image_root
 from parsit.data.formats import Context, format_named, read_record
@@ -74,10 +73,9 @@ class SampleStore(Sequence[Sample]):
         """
         file = self.files[self.file_numbers[number]]
         reading, span = file.reading, file.span(int(self.rows[number]))
-        container = container_of(reading.path)
-        place = container.place(reading.path, span)
+        place = file.container.place(reading.path, span)
         try:
-            value = container.read(reading.path, span)
+            value = file.container.read(reading.path, span)
         except DataFault as fault:
             raise fault.at(place) from fault
         sample = read_record(value, Context(place, reading.root), format_named(reading.format_name))

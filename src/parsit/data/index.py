@@ -76,6 +76,11 @@ class FileIndex:
         """All columns."""
         return {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in COLUMNS}
 
+    @cached_property
+    def container(self) -> Container:
+        """What reads the file; looked up once, not for each sample."""
+        return container_of(self.reading.path)
+
     def __len__(self) -> int:
         """Number of good samples."""
         return len(self.columns["offset"])
