@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,16 +95,15 @@ def _model(
 ) -> ParsitForConditionalGeneration:
     """The model as a new run would begin with it, adapters and all; nothing is written."""
     from parsit import hf
-    from parsit.cli.train import new_model
-    from parsit.model.adapters import AdapterSettings, add_adapters
+    from parsit.cli.train import adapter_settings, new_model, projector_place
+    from parsit.model.adapters import add_adapters
     from parsit.model.import_weights import load_projector
 
     model = hf.load_model(start) if start else new_model(config, architecture, processor)
     if config.pretrain_mm_mlp_adapter:
-        load_projector(model, Path(config.pretrain_mm_mlp_adapter))
+        load_projector(model, projector_place(config.pretrain_mm_mlp_adapter))
     if config.lora_enable:
-        names = [field.name for field in fields(AdapterSettings)]
-        add_adapters(model, AdapterSettings(**{name: getattr(config, name) for name in names}), config.seed)
+        add_adapters(model, adapter_settings(config), config.seed)
     return model
 
 

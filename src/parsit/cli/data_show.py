@@ -28,8 +28,7 @@ def show(argv: list[str]) -> int:
     """Run `parsit data show …`."""
     parser = Parser("parsit data show", "Write a page of samples as a model gets them: tiles, tokens, what is learnt.")
     option: Callable[..., Any] = parser.add_argument
-    option("files", nargs="+", metavar="FILE", help="data files, {a,b}.json, or a mixture (.yaml)")
-    _model_options(option)
+    _common_options(option)
     option("--n", type=int, default=20, metavar="N", help="samples on the page")
     option("--random", type=int, metavar="SEED", help="choose them at random, instead of the first")
     option("--out", metavar="FILE", required=True, help="the page, .html")
@@ -99,8 +98,7 @@ def stats(argv: list[str]) -> int:
     """Run `parsit data stats …`."""
     parser = Parser("parsit data stats", "Lengths, tiles, and how full packs and batches would be, for each set.")
     option: Callable[..., Any] = parser.add_argument
-    option("files", nargs="+", metavar="FILE", help="data files, {a,b}.json, or a mixture (.yaml)")
-    _model_options(option)
+    _common_options(option)
     option("--model_max_length", type=int, default=4096, metavar="N", help="tokens of a pack and of the longest sample")
     option("--batch_size", type=int, default=8, metavar="N", help="samples of a padded batch")
     option("--out", metavar="FILE", help="a page with plots, .html")
@@ -168,7 +166,8 @@ def _print(sets: list[SetStats]) -> None:
             print(f"{one.name}: set aside: " + ", ".join(f"{code} {count:,}" for code, count in one.set_aside.items()))
 
 
-def _model_options(option: Callable[..., Any]) -> None:
+def _common_options(option: Callable[..., Any]) -> None:
+    option("files", nargs="+", metavar="FILE", help="data files, {a,b}.json, or a mixture (.yaml)")
     option("--model", default="tiny", metavar="M", help="a model's folder or a preset, whose tokens and tiles count")
     option("--image_folder", metavar="DIR", help="where image paths start; by default each file's own folder")
     option("--format", default="auto", metavar="NAME", help="the records' format; auto: each record's own")

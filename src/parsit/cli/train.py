@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from parsit.data.dataset import DataSet
     from parsit.model import ParsitForConditionalGeneration
     from parsit.model.adapter_files import BaseModel
+    from parsit.model.adapters import AdapterSettings
     from parsit.processing.processor import ParsitProcessor
     from parsit.train.loop import ReadSamples
     from parsit.train.world import World
@@ -104,7 +105,7 @@ def _run(config: TrainConfig, world: World) -> int:
     validation = data_set(config.eval_data, config, processor, "validation", world) if config.eval_data else None
     if world.is_first:
         output_dir.mkdir(parents=True, exist_ok=True)
-    model, base = _model(config, architecture, processor, start, world)
+    model, base = _model(config, architecture, processor, start, checkpoint is not None, world)
     require_given_flags(config, model, processor)
     vision_layers = layer_range(config.mm_tunable_vision_layers, "mm_tunable_vision_layers")
     set_trainable(model, config.tunable_parts, vision_layers)
@@ -212,25 +213,31 @@ def require_given_flags(config: TrainConfig, model: ParsitForConditionalGenerati
 
 
 def _model(
-    config: TrainConfig, architecture: Architecture, processor: ParsitProcessor, start: Path | None, world: World
+    config: TrainConfig,
+    architecture: Architecture,
+    processor: ParsitProcessor,
+    start: Path | None,
+    resumes: bool,
+    world: World,
 ) -> tuple[ParsitForConditionalGeneration, BaseModel | None]:
     """The model to train and, where it gets adapters, the base that they are added to.
 
+    `start` is the folder that it comes from, a checkpoint of this very run where that `resumes`.
     A base that is not a folder yet (pretrained parts, random weights) is written to `output_dir`/base first: adapters
     are worth nothing without the very weights that they were trained on.
     """
     from parsit import hf
     from parsit.model.adapter_files import BaseModel, base_of, is_adapter_folder, load_with_adapters
-    from parsit.model.adapters import AdapterSettings, add_adapters
+    from parsit.model.adapters import add_adapters
     from parsit.model.import_weights import load_projector
 
     if not config.lora_enable:
         # Trained weights are kept in fp32; transformers 5.x would load a half-precision file as it is.
         model = (hf.load_model(start) if start else new_model(config, architecture, processor)).float()
-        if config.pretrain_mm_mlp_adapter and not (start and _is_checkpoint_of(start, config)):
-            load_projector(model, _projector_place(config.pretrain_mm_mlp_adapter))
+        if config.pretrain_mm_mlp_adapter and not resumes:
+            load_projector(model, projector_place(config.pretrain_mm_mlp_adapter))
         return model, None
-    if start and _is_checkpoint_of(start, config):
+    if start and resumes:
         if not is_adapter_folder(start):
             raise InputError(f"{start}: was trained without --lora_enable; start a new --output_dir from it")
         model = load_with_adapters(start, merge=False)
@@ -239,7 +246,7 @@ def _model(
     folder = start
     model = hf.load_model(start) if start else new_model(config, architecture, processor)
     if config.pretrain_mm_mlp_adapter:
-        load_projector(model, _projector_place(config.pretrain_mm_mlp_adapter))
+        load_projector(model, projector_place(config.pretrain_mm_mlp_adapter))
     if folder is None or config.pretrain_mm_mlp_adapter:
         folder = Path(str(config.output_dir)) / "base"
         if world.is_first:
@@ -247,13 +254,19 @@ def _model(
             processor.save_pretrained(folder)
         world.barrier()
     base = world.on_first(lambda: BaseModel.of(folder))
-    names = [field.name for field in fields(AdapterSettings)]
-    add_adapters(model, AdapterSettings(**{name: getattr(config, name) for name in names}), config.seed)
+    add_adapters(model, adapter_settings(config), config.seed)
     _set_compute_dtype(model, config, world)
     return model, base
 
 
-def _projector_place(name: str) -> Path:
+def adapter_settings(config: TrainConfig) -> AdapterSettings:
+    """The flags that are the adapters'."""
+    from parsit.model.adapters import AdapterSettings
+
+    return AdapterSettings(**{field.name: getattr(config, field.name) for field in fields(AdapterSettings)})
+
+
+def projector_place(name: str) -> Path:
     """A file, a folder that holds a projector, or the checkpoint of a run."""
     from parsit.parse.locate import find_model
 
@@ -271,11 +284,6 @@ def _set_compute_dtype(model: ParsitForConditionalGeneration, config: TrainConfi
         import torch
 
         set_compute_dtype(model, torch.bfloat16)
-
-
-def _is_checkpoint_of(folder: Path, config: TrainConfig) -> bool:
-    """Whether a run goes on from this folder, rather than starting from it."""
-    return folder.resolve().parent == Path(str(config.output_dir)).resolve() or str(folder) == config.resume
 
 
 def new_model(
@@ -305,7 +313,7 @@ def sampler(processor: ParsitProcessor, validation: DataSet) -> ReadSamples:
     longest = max((len(s.turns[-1].text) for s in samples), default=0)
 
     def read(model: ParsitForConditionalGeneration) -> tuple[str, float]:
-        engine = ModelEngine(model, processor, batch_size=len(samples))
+        engine = ModelEngine(model, processor, batch_size=SAMPLES_READ)
         # A token is a character at least; what runs on costs time and says nothing more.
         readings = engine.generate([sample.turns[:-1] for sample in samples], max_new_tokens=min(longest + 8, 256))
         truths = [sample.turns[-1].text for sample in samples]
@@ -336,9 +344,12 @@ def data_set(paths: list[str], config: TrainConfig, processor: ParsitProcessor, 
             sources, processor, limits, format_name=config.data_format, seed=config.seed, on_progress=advance
         )
 
+    mine: list[DataSet] = []
+
     def make() -> None:
         with bars(f"checking {what} data") as advance:
-            say(f"{what} data: {opened(advance).describe()}")
+            mine.append(opened(advance))
+        say(f"{what} data: {mine[0].describe()}")
 
     world.on_first(make)
-    return opened(None)
+    return mine[0] if mine else opened(None)

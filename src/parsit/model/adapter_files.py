@@ -63,7 +63,7 @@ class BaseModel:
 
     @classmethod
     def of(cls, folder: Path) -> BaseModel:
-        """The base in a Parsit folder (or a folder with adapters). Reads all its weights: about a second a gigabyte.
+        """The base in a Parsit folder (or a folder with adapters). Reads all its weights, so make it once a run.
 
         Raises:
             InputError: no configuration or no weights there.
