@@ -48,7 +48,7 @@ test-compat: setup $(COMPAT)/.ready  ## run model, processing and training tests
 	$(COMPAT)/bin/python scripts/cross_version.py save build/compat/oldest
 	$(BIN)/python scripts/cross_version.py check build/compat/oldest
 
-chain: setup  ## pretrain, finetune, LoRA and export on tiny, two processes under ZeRO-3, each stage scored (15 minutes)
+chain: setup  ## pretrain, finetune, LoRA and export on tiny, two processes under ZeRO-3, each stage scored (5 minutes)
 	$(BIN)/python scripts/chain.py
 
 bench-train: setup  ## the time of a training step on this CPU, against its matrix products alone

@@ -82,3 +82,18 @@ def test_too_many_broken_samples_stop_the_run(run, tmp_path, breaking):
     with pytest.raises(InputError, match=r"1 samples could not be read, more than --max_bad_fraction 0\.001 of 14"):
         run(tmp_path / "run", data=breaking, max_steps=8)
     assert (tmp_path / "run" / "left_out.jsonl").exists()
+
+
+def test_what_is_done_again_is_not_listed_twice(run, tmp_path):
+    from parsit.train.left_out import LEFT_OUT_FILE
+    from parsit.train.metrics import SAMPLES_FILE
+
+    run(tmp_path / "run", max_steps=3)
+    for name in (LEFT_OUT_FILE, SAMPLES_FILE):
+        entries = [{"step": 2, "place": "d.jsonl:1"}, {"step": 5, "place": "d.jsonl:2"}]
+        (tmp_path / "run" / name).write_text("".join(json.dumps(entry) + "\n" for entry in entries) + '{"step": ')
+    run(tmp_path / "run", max_steps=6, max_bad_fraction=0.5)
+    for name in (LEFT_OUT_FILE, SAMPLES_FILE):
+        lines = (tmp_path / "run" / name).read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == [2]
+    assert metrics(tmp_path / "run")[-1]["left_out"] == 1

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from parsit.data.dataset import DataSet
 from parsit.data.faults import Finding
+from parsit.train.metrics import cut_back
 from parsit.types import InputError
-from parsit.types.files import write_whole
 
 LEFT_OUT_FILE = "left_out.jsonl"
 
@@ -42,13 +42,13 @@ class LeftOut:
         Of several processes all keep count, and one `writes`.
         """
         self._say, self._writes = say, writes
-        if not self.path.exists():
-            return
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
         if writes:
-            write_whole(self.path, "".join(kept))
-        self._places = {json.loads(line)["place"] for line in kept}
+            cut_back(self.path, step)
+        if self.path.exists():
+            # Processes that do not write may look before the file is cut back.
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            entries = (json.loads(line) for line in lines if line.endswith("\n"))
+            self._places = {entry["place"] for entry in entries if entry["step"] <= step}
 
     def add(self, step: int, findings: Sequence[Finding]) -> None:
         """Note what was left out of a step.

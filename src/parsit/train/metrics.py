@@ -28,7 +28,7 @@ SAMPLES_FILE = "samples.jsonl"
 
 
 def cut_back(path: Path, step: int) -> None:
-    """Drop what metrics.jsonl says of steps after `step`, and a half-written last line."""
+    """Drop what a file of objects with a `step` says of steps after `step`, and a half-written last line."""
     if not path.exists():
         return
     kept = []
@@ -104,6 +104,7 @@ class Log:
     ) -> None:
         if speaks:
             cut_back(output_dir / METRICS_FILE, first_step)
+            cut_back(output_dir / SAMPLES_FILE, first_step)
         self._file = (output_dir / METRICS_FILE if speaks else Path(os.devnull)).open("a", encoding="utf-8")
         self._samples = (output_dir / SAMPLES_FILE if speaks else Path(os.devnull)).open("a", encoding="utf-8")
         self._tracker = tracker
