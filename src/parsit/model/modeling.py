@@ -24,6 +24,7 @@ from transformers.utils.generic import ModelOutput
 
 from parsit.model import packed_attention
 from parsit.model.configuration import ParsitConfig
+from parsit.model.head import SupervisedHead
 from parsit.model.loss import supervised_loss
 from parsit.model.merge import merge_tiles, pool_tiles
 from parsit.model.projector import build_projector
@@ -70,6 +71,7 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.mm_projector = build_projector(config.mm_projector_type, vision_size, hidden_size)
         self.image_newline = nn.Parameter(torch.zeros(hidden_size)) if self.layout.has_newline else None
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.set_output_embeddings(self.language_model.get_output_embeddings())
         self.post_init()
         if self.image_newline is not None and self.image_newline.device.type != "meta":
             # LLaVA's scale: the norm of a typical embedding, whatever the hidden size.
@@ -93,13 +95,13 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Replace the language model's token embeddings."""
         self.language_model.set_input_embeddings(value)
 
-    def get_output_embeddings(self) -> nn.Module:
+    def get_output_embeddings(self) -> SupervisedHead:
         """The language model's `lm_head`."""
         return self.language_model.get_output_embeddings()
 
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        """Replace the language model's `lm_head`."""
-        self.language_model.set_output_embeddings(new_embeddings)
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Replace the language model's `lm_head`; it stays one that computes its loss in chunks."""
+        self.language_model.set_output_embeddings(SupervisedHead.of(new_embeddings))
 
     def get_decoder(self) -> nn.Module:
         """The language model without `lm_head`."""
