@@ -5,7 +5,8 @@
 Shapes: ViT-S/16-224 and SmolLM2-135M, everything trained, random weights, batches of 4 × 256 and 4 × 512 positions with
 one image each and every text position supervised. The ceiling is the rate of bf16 matrix products of the step's own
 shapes, measured in the same run; a step's share of it counts the model's operations (parsit.model.flops: causal
-attention, no input embedding, no recompute). Prints a table and writes benchmarks/results/train_step.json.
+attention, no input embedding, no recompute). Each shape is timed with plain and with compiled layers (--torch_compile),
+both with malloc as `parsit train` sets it. Prints a table and writes benchmarks/results/train_step.json.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from parsit.config import TrainConfig
 from parsit.model import ParsitConfig, ParsitForConditionalGeneration
 from parsit.model.flops import step_flops
 from parsit.processing.collate import Batch
+from parsit.train.compiled import compile_layers
+from parsit.train.host_memory import keep_freed_memory
 from parsit.train.objective import Objective, StepCounts
 from parsit.train.parts import set_tunable
 from parsit.train.strategies.base import Strategy
@@ -91,30 +94,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--bf16", choices=("true", "false"), default="true")
+    parser.add_argument("--malloc", choices=("kept", "glibc"), default="kept", help="what `parsit train` sets, or not")
     arguments = parser.parse_args()
-    config = TrainConfig(bf16=arguments.bf16, learning_rate=1e-4, output_dir="unused")
-    made = model()
-    set_tunable(made, config.tunable_parts)
-    flops = step_flops(made)
-    strategy = Strategy(Objective(made, 0.0).train(), config, World())
+    if arguments.malloc == "kept":
+        keep_freed_memory()
+    strategies = {}
+    for way in ("eager", "compiled"):
+        config = TrainConfig(
+            bf16=arguments.bf16, learning_rate=1e-4, output_dir="unused", torch_compile=way == "compiled"
+        )
+        made = model()
+        set_tunable(made, config.tunable_parts)
+        flops = step_flops(made)
+        if config.torch_compile:
+            compile_layers(made)
+        strategies[way] = Strategy(Objective(made, 0.0).train(), config, World())
     rows = []
     for length in (256, 512):
         data = batch(4, length)
-        seconds = step_seconds(strategy, data, arguments.rounds)
         work = 4 * (flops.per_token * length + flops.per_token_squared * length**2 + flops.per_tile)
         work += flops.per_label * data.num_supervised
-        top = ceiling(4, length, arguments.rounds, torch.bfloat16)
-        row = {"batch": f"4 x {length}", "step_s": seconds, "positions_per_s": 4 * length / seconds}
-        row |= {"tflops": work / seconds / 1e12, "ceiling_tflops": top / 1e12, "share": work / seconds / top}
-        rows.append(row)
+        for way, strategy in strategies.items():
+            seconds = step_seconds(strategy, data, arguments.rounds)
+            top = ceiling(4, length, arguments.rounds, torch.bfloat16)
+            row = {"batch": f"4 x {length}", "layers": way, "step_s": seconds, "positions_per_s": 4 * length / seconds}
+            row |= {"tflops": work / seconds / 1e12, "ceiling_tflops": top / 1e12, "share": work / seconds / top}
+            rows.append(row)
     width = 18
+    print(f"malloc: {arguments.malloc}, {torch.get_num_threads()} threads")
     print("".join(name.rjust(width) for name in rows[0]))
     for row in rows:
         print("".join((v if isinstance(v, str) else f"{v:,.3f}").rjust(width) for v in row.values()))
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(
-        json.dumps({"threads": torch.get_num_threads(), "rows": rows}, indent=2) + "\n", encoding="utf-8"
-    )
+    about = {"threads": torch.get_num_threads(), "malloc": arguments.malloc}
+    RESULTS.write_text(json.dumps(about | {"rows": rows}, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

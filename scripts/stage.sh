@@ -1,8 +1,6 @@
 # shellcheck shell=bash
 # What the training scripts share: from environment and arguments to one `parsit train` command. Sourced, not run.
 
-SCRIPTS="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
-
 given() { # flag, arguments: whether the flag is among them
   local flag="$1" word
   shift
@@ -35,11 +33,6 @@ train_stage() { # stage, further flags of `parsit train`
     from="${MODEL:-runs/$preset-pretrain}"
     [[ -e "$from" ]] || stop "no model in $from: run pretrain.sh first, set MODEL, or give --model_name_or_path"
     flags+=(--model_name_or_path "$from")
-  fi
-  # 4B and its optimizer's state take 66 GiB: one GPU of 80 GB needs ZeRO-3 with the CPU's memory.
-  if [[ "$stage" == finetune && "$preset" == qwen3-4b ]] && ! given --deepspeed "$@" && ! given --fsdp "$@" \
-    && ! given --tp "$@"; then
-    flags+=(--deepspeed "$SCRIPTS/zero3_4b.json")
   fi
   export PYTORCH_CUDA_ALLOC_CONF="${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}"
   read -ra command <<<"${PARSIT:-parsit}"

@@ -139,9 +139,8 @@ def test_from_pdf(tmp_path, capsys):
     words = "The quick surveyor measured the old bridge before winter, and wrote it all down."
     (tmp_path / "in/deep").mkdir(parents=True)
     page = "#set page(width: 4in, height: 2in)\n"
-    (tmp_path / "in/deep/a.pdf").write_bytes(
-        typst.compile(f"{page}{words}\n#pagebreak()\n#pagebreak()\n{words}".encode())
-    )
+    source = f"{page}{words}\n#pagebreak()\n#pagebreak()\n{words}"
+    (tmp_path / "in/deep/a.pdf").write_bytes(typst.compile(source.encode()))
     (tmp_path / "in/b.pdf").write_bytes(b"%PDF-1.7 nothing more")
     flags = ["--dpi", "100", "--glyphs", "--validation_fraction", "0", "--test_fraction", "0.5", "--workers", "1"]
     argv = [str(tmp_path / "in"), "--out", str(tmp_path / "out"), *flags, "--seed", "3"]
@@ -158,8 +157,10 @@ def test_from_pdf(tmp_path, capsys):
         assert image.size == (400, 200)
     with pytest.raises(InputError, match="exists"):
         from_pdf(argv)
-    assert from_pdf([*argv, "--overwrite", "--pages_per_pdf", "1", "--allow_scanned", "--min_quality", "0.5"]) == 0
-    assert sum(len(lines(tmp_path / f"out/{split}.jsonl")) for split in ("train", "test")) <= 1
+    code = from_pdf([*argv, "--overwrite", "--pages_per_pdf", "1", "--allow_scanned", "--min_quality", "0.5"])
+    # The PDF's bytes choose the page, and the time of writing is among them: it may be the empty one.
+    taken = sum(len(lines(tmp_path / f"out/{split}.jsonl")) for split in ("train", "test"))
+    assert (taken, code) in ((1, 0), (0, 1))
     with pytest.raises(UsageError, match="--dpi must be LOW-HIGH"):
         from_pdf([str(tmp_path / "in"), "--out", str(tmp_path / "x"), "--dpi", "fine"])
 

@@ -136,19 +136,23 @@ def test_packing_is_not_saved_and_generation_is_unchanged(parts, picture, tmp_pa
 
 
 @pytest.mark.gpu
-def test_the_variable_length_kernel_equals_one_call_for_each_conversation(parts, picture):
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_variable_length_kernel_equals_one_call_for_each_conversation(parts, picture, monkeypatch, autocast):
     architecture, processor = parts
     # Flash kernels take heads of a multiple of 8, which the miniature's are not.
     heads = {"hidden_size": 64, "head_dim": 16}
     architecture = replace(architecture, text_config=architecture.text_config | heads)
-    model = hf.new_model(architecture, processor, seed=0).eval().cuda().bfloat16()
+    model = hf.new_model(architecture, processor, seed=0).eval().cuda()
+    model = model if autocast else model.bfloat16()
     model.enable_packing()
     batch = collate_packed(features(processor, picture), processor.chat_tokens.pad).to(torch.device("cuda"))
-    with torch.no_grad():
+    calls = []
+    kernel = packed_attention._varlen
+    monkeypatch.setattr(packed_attention, "_varlen", lambda *args: calls.append(1) or kernel(*args))
+    with torch.no_grad(), torch.autocast("cuda", torch.bfloat16, enabled=autocast):
         fast = model(**batch.model_inputs(with_labels=False)).logits.float()
-        packed_attention._varlen_kernel, kernel = (lambda: None), packed_attention._varlen_kernel
-        try:
-            slow = model(**batch.model_inputs(with_labels=False)).logits.float()
-        finally:
-            packed_attention._varlen_kernel = kernel
+        assert len(calls) == architecture.text_config["num_hidden_layers"]
+        monkeypatch.setattr(packed_attention, "_VARLEN", None)
+        slow = model(**batch.model_inputs(with_labels=False)).logits.float()
+    assert len(calls) == architecture.text_config["num_hidden_layers"]
     torch.testing.assert_close(fast, slow, atol=0.05, rtol=0.05)

@@ -12,10 +12,12 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from parsit import hf
 from parsit.config import TrainConfig
+from parsit.model.head import CHUNK_BYTES
 from parsit.processing.collate import collate
+from parsit.train.adamw_bf16 import halve
 from parsit.train.memory import BatchSize, Placement, estimate
 from parsit.train.objective import Objective, StepCounts
-from parsit.train.parts import checkpoint_activations, set_tunable
+from parsit.train.parts import checkpoint_activations, halvable, set_tunable
 from parsit.types import InputError
 
 ALL = ("mm_vision_tower", "mm_mlp_adapter", "mm_language_model")
@@ -33,12 +35,17 @@ def deeper(mini, layers, tower_layers):
     return replace(mini, text_config=text, vision_config=vision)
 
 
-def kept_and_estimated(architecture, processor, batch, parts, bf16, checkpointing):
+def kept_and_estimated(architecture, processor, batch, parts, numbers, checkpointing):
     """Bytes that autograd keeps of a forward pass, besides weights and their copies; and the estimate's."""
     model = hf.new_model(architecture, processor, 0).train()
     set_tunable(model, parts)
     if checkpointing:
         checkpoint_activations(model, None)
+    flags = TrainConfig(gradient_checkpointing=checkpointing, optim="adamw_bf16" if numbers == "halved" else "adamw")
+    bf16 = numbers != "fp32"
+    said = estimate(model, flags, Placement(), BatchSize.of(batch), bf16).activations
+    if numbers == "halved":
+        halve(halvable(model))
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     shapes = {tuple(p.shape) for p in model.parameters()} | {
         tuple(p.T.shape) for p in model.parameters() if p.ndim == 2
@@ -52,21 +59,16 @@ def kept_and_estimated(architecture, processor, batch, parts, bf16, checkpointin
 
     with saved_tensors_hooks(pack, lambda t: t), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         Objective(model, 0.0)(batch, StepCounts.of([batch]))
-    size = BatchSize.of(batch)
-    flags = TrainConfig(gradient_checkpointing=checkpointing)
-    return (
-        sum(tensor.untyped_storage().nbytes() for tensor in kept.values()),
-        estimate(model, flags, Placement(), size, bf16).activations,
-    )
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()), said
 
 
-@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("numbers", ["fp32", "bf16", "halved"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("what", ["decoder", "tower"])
-def test_what_a_layer_keeps_is_what_autograd_keeps(mini, processor, batch, bf16, checkpointing, what):
+def test_what_a_layer_keeps_is_what_autograd_keeps(mini, processor, batch, numbers, checkpointing, what):
     depths = [(2, 3), (6, 3)] if what == "decoder" else [(2, 3), (2, 7)]
     (kept, said), (kept_deeper, said_deeper) = (
-        kept_and_estimated(deeper(mini, *depth), processor, batch, ALL, bf16, checkpointing) for depth in depths
+        kept_and_estimated(deeper(mini, *depth), processor, batch, ALL, numbers, checkpointing) for depth in depths
     )
     # transformers 4.x repeats keys and values for each query head, and keeps the copies.
     tolerance = 0.1 if int(transformers.__version__.split(".")[0]) >= 5 else 0.15
@@ -75,8 +77,8 @@ def test_what_a_layer_keeps_is_what_autograd_keeps(mini, processor, batch, bf16,
 
 
 def test_a_frozen_tower_keeps_nothing(mini, processor, batch):
-    kept, _ = kept_and_estimated(deeper(mini, 2, 3), processor, batch, ["mm_mlp_adapter"], False, False)
-    kept_deeper, _ = kept_and_estimated(deeper(mini, 2, 7), processor, batch, ["mm_mlp_adapter"], False, False)
+    kept, _ = kept_and_estimated(deeper(mini, 2, 3), processor, batch, ["mm_mlp_adapter"], "fp32", False)
+    kept_deeper, _ = kept_and_estimated(deeper(mini, 2, 7), processor, batch, ["mm_mlp_adapter"], "fp32", False)
     assert kept == kept_deeper
 
 
@@ -93,7 +95,9 @@ def test_the_sums_by_hand(model):
     total = sum(parameter.numel() for parameter in model.parameters())
     alone = estimate(model, TrainConfig(), Placement(), SIZE, bf16=False)
     assert (alone.weights, alone.copies, alone.gradients, alone.optimizer) == (4 * total, 0, 4 * total, 8 * total)
-    assert alone.logits == 16 * 20 * 4096
+    head = 4096 * 48
+    assert alone.logits == 4 * 20 * 4096 + (4 + 4) * head
+    assert estimate(model, TrainConfig(), Placement(), SIZE, bf16=True).logits == 6 * 20 * 4096 + (4 + 2 + 2) * head
     zero2 = estimate(model, TrainConfig(), Placement(4, zero=2), SIZE, bf16=True)
     assert (zero2.weights, zero2.copies) == (2 * total, total)
     assert (zero2.gradients, zero2.optimizer) == (2 * total / 4, 8 * total / 4)
@@ -105,6 +109,37 @@ def test_the_sums_by_hand(model):
     fsdp = estimate(model, TrainConfig(), Placement(8, fsdp=True), SIZE, bf16=False)
     assert fsdp.weights + fsdp.gradients + fsdp.optimizer == pytest.approx(16 * total / 8)
     assert estimate(model, TrainConfig(), Placement(2, tp=2), SIZE, bf16=False).weights < alone.weights
+
+
+def test_a_chunk_of_scores_is_all_that_is_there(model):
+    set_tunable(model, ["mm_mlp_adapter"])
+    few, many, more = (
+        estimate(model, TrainConfig(), Placement(), BatchSize(10**6, 4, labels), bf16=False).logits
+        for labels in (100, 10**5, 10**6)
+    )
+    assert few == 4 * 100 * 4096
+    assert many == more == CHUNK_BYTES
+
+
+def test_halved_weights_by_hand(model):
+    """10 bytes for each of them: 2 in the model, 2 beside it, 2 of gradient, 4 of moments; LayerNorms stay whole."""
+    set_tunable(model, ALL)
+    config = TrainConfig(optim="adamw_bf16")
+    halved = estimate(model, config, Placement(), SIZE, bf16=True)
+    norms = sum(p.numel() for m in model.modules() if isinstance(m, torch.nn.LayerNorm) for p in m.parameters())
+    count = sum(parameter.numel() for parameter in model.parameters()) - norms
+    assert halved.weights + halved.gradients + halved.optimizer == 10 * count + 12 * norms
+    assert halved.copies == 0
+    sharded = estimate(model, config, Placement(2, fsdp=True), SIZE, bf16=True)
+    assert sharded.weights + sharded.gradients + sharded.optimizer == 12 * (count + norms) / 2
+
+
+def test_a_frozen_base_under_adapters_takes_two_bytes(model):
+    set_tunable(model, ["mm_mlp_adapter"])
+    wide = estimate(model, TrainConfig(), Placement(), SIZE, bf16=True)
+    narrow = estimate(model, TrainConfig(lora_enable=True), Placement(), SIZE, bf16=True)
+    assert 0.5 < narrow.weights / wide.weights < 0.6
+    assert narrow.activations < wide.activations
 
 
 def test_the_projector_alone_needs_gradients_for_itself_alone(model):

@@ -66,8 +66,7 @@ def test_muon_gets_the_matrices_of_the_layers_and_adamw_the_rest(mini):
     assert "model.vision_tower.encoder.layers.0.mlp.fc1.weight" in muon
     assert "model.language_model.model.layers.1.self_attn.q_proj.weight" in muon
     assert not any("embed" in name or "head" in name or "projector" in name for name in muon)
-    kinds = [type(optimizer) for optimizer in build_optimizers(groups, config)]
+    kinds = [type(optimizer) for optimizer in build_optimizers(groups, config, {})]
     assert kinds == [torch.optim.AdamW, torch.optim.Muon]
-    assert [type(o) for o in build_optimizers(groups_of(Objective(model, 1.0), TrainConfig()), TrainConfig())] == kinds[
-        :1
-    ]
+    plain = TrainConfig()
+    assert [type(one) for one in build_optimizers(groups_of(Objective(model, 1.0), plain), plain, {})] == kinds[:1]

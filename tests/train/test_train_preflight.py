@@ -240,10 +240,16 @@ def test_the_verb_with_too_little_memory_tries_no_step(folder, capsys):
 
 
 def test_the_verb_estimates_for_processes_that_are_not_here(folder, capsys):
-    assert check.main([*BASE, "--num_processes", "4", "--fsdp", "true"]) == 0
+    assert check.main([*BASE, "--num_processes", "4", "--fsdp", "true", "--no_step"]) == 0
     out = capsys.readouterr().out
-    assert "not tried: FSDP, 4 ranks" in out
+    assert "FSDP, 4 ranks: " in out
+    assert " step " not in out
     assert "1 steps of 4 micro-batches" in out
+
+
+def test_the_verb_tries_the_step_as_the_run_would_and_meets_what_the_run_would(folder):
+    with pytest.raises(UsageError, match="--fsdp with one process"):
+        check.main([*BASE, "--fsdp", "true"])
 
 
 def test_the_verb_with_adapters(folder, capsys):

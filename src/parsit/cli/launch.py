@@ -13,8 +13,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from parsit.train.world import World
 
 GRACE_S = 30.0
+LINGER_S = 5.0
+_ASKED = "parsit/last-word"
 
 
 def num_processes(asked: int) -> int:
@@ -43,7 +49,8 @@ def set_defaults(processes: int) -> None:
 def run_processes(arguments: Sequence[str], processes: int) -> int:
     """`parsit ARGUMENTS` in so many processes; the exit code of the first that failed, else 0.
 
-    Where one ends badly the others are asked to stop, and killed if they do not. Ctrl-C and SIGTERM are handed on.
+    Where one ends badly the others are asked to stop, and killed if they do not; one that was killed, and so could not
+    say anything, is named. Ctrl-C and SIGTERM are handed on.
     """
     port = str(_free_port())
     running = []
@@ -63,17 +70,64 @@ def run_processes(arguments: Sequence[str], processes: int) -> int:
             signal.signal(number, handler)
 
 
+class LastWord:
+    """Where processes end in the middle of a collective, lets one of them say why, and ends them without waiting.
+
+    To part from each other in good order would be to wait for those that wait for this one.
+
+    Args:
+        world: the processes; all make this before what they may not survive.
+    """
+
+    def __init__(self, world: World) -> None:
+        from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]  (documented as this)
+
+        self._world = world
+        # The store at which the processes met.
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        self._store = TCPStore(address, port, is_master=False, wait_for_workers=False)
+
+    def is_mine(self) -> bool:
+        """Whether no other process has asked before."""
+        return self._store.add(_ASKED, 1) == 1
+
+    def end(self) -> NoReturn:
+        """End this process, which has asked, with exit code 1."""
+        # The first process keeps the store, which the others ask; often all of them fail at once.
+        deadline = time.monotonic() + LINGER_S
+        while self._world.is_first and self._store.add(_ASKED, 0) < self._world.size and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os._exit(1)
+
+
+def is_peer_lost(error: RuntimeError) -> bool:
+    """Whether a collective failed because another process is gone. Why it went is for that one to say, or its starter.
+
+    gloo and NCCL have no error of their own for this.
+    """
+    words = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exit")
+    return any(part in str(error) for part in words)
+
+
 def _wait(running: list[subprocess.Popen[bytes]]) -> int:
-    while any(process.poll() is None for process in running):
-        failed = [process.returncode for process in running if process.returncode not in (None, 0)]
-        if failed:
-            _end(running)
-            break
+    # Each is asked each time: the one that failed may stand behind one that waits for it for ever.
+    while not any(codes := [process.poll() for process in running]) and None in codes:
         time.sleep(0.1)
+    _tell_killed(running)
+    _end(running)
     codes = [process.wait() for process in running]
     # The first that failed by itself; those that were ended because of it carry a signal's negative number.
     bad = [code for code in codes if code > 0] or [128 - code for code in codes if code < 0]
     return bad[0] if bad else 0
+
+
+def _tell_killed(running: list[subprocess.Popen[bytes]]) -> None:
+    """A line for each process that a signal ended which nobody here sent."""
+    for rank, process in enumerate(running):
+        code = process.returncode or 0
+        if code < 0 and -code not in (signal.SIGINT, signal.SIGTERM):
+            why = ": did the machine's memory run out?" if -code == signal.SIGKILL else ""
+            print(f"parsit: process {rank} was ended by {signal.Signals(-code).name}{why}", file=sys.stderr)
 
 
 def _end(running: list[subprocess.Popen[bytes]]) -> None:

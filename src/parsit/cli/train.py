@@ -37,7 +37,7 @@ SAMPLES_READ = 8
 # What decides which sample is seen when, and what the weights are: these may not change on resume.
 FIXED_ON_RESUME = ("architecture", "mm_tunable_parts", "mm_tunable_vision_layers", "glyph_loss_weight")
 FIXED_ON_RESUME += ("lora_enable", "lora_r", "lora_alpha", "use_dora", "lora_targets_language", "lora_targets_vision")
-FIXED_ON_RESUME += ("bits", *MULTIMODAL_FLAGS, *PROCESSING_FLAGS)
+FIXED_ON_RESUME += ("bits", "optim", *MULTIMODAL_FLAGS, *PROCESSING_FLAGS)
 
 
 def parse(argv: list[str]) -> TrainConfig:
@@ -71,6 +71,7 @@ def main(argv: list[str]) -> int:
     """Run the verb: in this process, or in one for each GPU."""
     config = parse(argv)
     from parsit.cli.launch import num_processes, run_processes, set_defaults
+    from parsit.train.host_memory import keep_freed_memory
     from parsit.train.world import join, leave, place_in_environment
 
     processes = 1 if place_in_environment() else num_processes(config.num_processes)
@@ -78,6 +79,8 @@ def main(argv: list[str]) -> int:
     if processes > 1:
         return run_processes(["train", *argv], processes)
     world = join()
+    if world.device.type == "cpu":
+        keep_freed_memory()
     try:
         return _run(config, world)
     except ParsitError:
@@ -94,8 +97,10 @@ def _run(config: TrainConfig, world: World) -> int:
     from parsit.cli.part_table import tell_parts
     from parsit.train import train
     from parsit.train.adapters import set_trainable
+    from parsit.train.world import data_size
 
     quiet_libraries()
+    data_size(world.size, config.tp)  # refuses what does not fit, before anything is loaded
     output_dir = Path(str(config.output_dir))
     checkpoint = world.on_first(lambda: _checkpoint_to_resume(config, output_dir))
     architecture = architecture_of(config)
@@ -226,27 +231,21 @@ def _model(
     A base that is not a folder yet (pretrained parts, random weights) is written to `output_dir`/base first: adapters
     are worth nothing without the very weights that they were trained on.
     """
-    from parsit import hf
     from parsit.model.adapter_files import BaseModel, base_of, is_adapter_folder, load_with_adapters
-    from parsit.model.adapters import add_adapters
-    from parsit.model.import_weights import load_projector
 
     if not config.lora_enable:
-        # Trained weights are kept in fp32; transformers 5.x would load a half-precision file as it is.
-        model = (hf.load_model(start) if start else new_model(config, architecture, processor)).float()
-        if config.pretrain_mm_mlp_adapter and not resumes:
-            load_projector(model, projector_place(config.pretrain_mm_mlp_adapter))
+        model = starting_model(config, architecture, processor, start, with_projector=not resumes)
+        in_fp32(model)
         return model, None
     if start and resumes:
         if not is_adapter_folder(start):
             raise InputError(f"{start}: was trained without --lora_enable; start a new --output_dir from it")
         model = load_with_adapters(start, merge=False)
+        in_fp32(model)
         _set_compute_dtype(model, config, world)
         return model, base_of(start)
+    model = starting_model(config, architecture, processor, start)
     folder = start
-    model = hf.load_model(start) if start else new_model(config, architecture, processor)
-    if config.pretrain_mm_mlp_adapter:
-        load_projector(model, projector_place(config.pretrain_mm_mlp_adapter))
     if folder is None or config.pretrain_mm_mlp_adapter:
         folder = Path(str(config.output_dir)) / "base"
         if world.is_first:
@@ -254,9 +253,45 @@ def _model(
             processor.save_pretrained(folder)
         world.barrier()
     base = world.on_first(lambda: BaseModel.of(folder))
+    give_adapters(model, config, world)
+    return model, base
+
+
+def starting_model(
+    config: TrainConfig,
+    architecture: Architecture,
+    processor: ParsitProcessor,
+    start: Path | None,
+    with_projector: bool = True,
+) -> ParsitForConditionalGeneration:
+    """The model of a folder, or a new one, with the projector that `--pretrain_mm_mlp_adapter` names."""
+    from parsit import hf
+    from parsit.model.import_weights import load_projector
+
+    model = hf.load_model(start) if start else new_model(config, architecture, processor)
+    if config.pretrain_mm_mlp_adapter and with_projector:
+        load_projector(model, projector_place(config.pretrain_mm_mlp_adapter))
+    return model
+
+
+def give_adapters(model: ParsitForConditionalGeneration, config: TrainConfig, world: World) -> None:
+    """Add fresh adapters, as the flags ask for them."""
+    from parsit.model.adapters import add_adapters
+
+    in_fp32(model)
     add_adapters(model, adapter_settings(config), config.seed)
     _set_compute_dtype(model, config, world)
-    return model, base
+
+
+def in_fp32(model: ParsitForConditionalGeneration) -> None:
+    """A run begins with fp32 weights; transformers 5.x loads a half-precision file as it is.
+
+    What is frozen is narrowed again where the run computes in bfloat16 (`parsit.train.parts.narrow_frozen`); weights
+    in four bits are no numbers of their own and stay.
+    """
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.float()
 
 
 def adapter_settings(config: TrainConfig) -> AdapterSettings:

@@ -155,8 +155,9 @@ class TrainingArguments:
         learning_rate: peak learning rate.
         mm_projector_lr: peak learning rate of projector and image_newline; by default learning_rate.
         mm_vision_tower_lr: peak learning rate of the vision tower; by default learning_rate.
-        optim: adamw, or muon (for the matrices inside the layers, AdamW for the rest): learns from fewer samples when
-            weights are drawn at random, at a quarter of the speed of a very small model.
+        optim: adamw; adamw_bf16 (moments in bfloat16, weights as two halves: 10 bytes a parameter instead of 18); or
+            muon (for the matrices inside the layers, AdamW for the rest): learns from fewer samples when weights are
+            drawn at random, at a quarter of the speed of a very small model.
         lr_scheduler_type: cosine, linear or constant, each after the warm-up.
         warmup_ratio: share of the steps in which the learning rate rises.
         warmup_steps: the same in steps; 0: as warmup_ratio says.
@@ -170,6 +171,7 @@ class TrainingArguments:
             0: off.
         bf16: compute in bfloat16: auto (where the machine is made for it), true or false.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
+        torch_compile: compile the layers (torch.compile); the first step takes up to a minute longer.
         logging_steps: steps between lines in a pipe, and between tracker entries.
         eval_steps: steps between validations; 0: at the end alone.
         save_steps: steps between checkpoints.
@@ -195,7 +197,7 @@ class TrainingArguments:
     learning_rate: float = 1e-4
     mm_projector_lr: float | None = None
     mm_vision_tower_lr: float | None = None
-    optim: Literal["adamw", "muon"] = "adamw"
+    optim: Literal["adamw", "adamw_bf16", "muon"] = "adamw"
     lr_scheduler_type: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: float = 0.03
     warmup_steps: int = 0
@@ -208,6 +210,7 @@ class TrainingArguments:
     glyph_loss_weight: float = 0.0
     bf16: Literal["auto", "true", "false"] = "auto"
     gradient_checkpointing: bool = False
+    torch_compile: bool = False
     logging_steps: int = 10
     eval_steps: int = 500
     save_steps: int = 500
@@ -267,7 +270,7 @@ class TrainConfig(ModelArguments, DataArguments, TrainingArguments):
     def _require_consistent(self) -> None:
         """Refuse what does not go together, with the reason."""
         ways = [name for name, on in (("deepspeed", self.deepspeed), ("fsdp", self.fsdp), ("tp", self.tp > 1)) if on]
-        if len(ways) > 1:
+        if self.deepspeed and len(ways) > 1:
             raise UsageError(f"--{' and --'.join(ways)} each place the weights in their own way: choose one of them")
         if self.optim == "muon" and ways:
             raise UsageError(f"--optim muon needs whole matrices, which --{ways[0]} cuts: use --optim adamw")
@@ -277,6 +280,9 @@ class TrainConfig(ModelArguments, DataArguments, TrainingArguments):
             raise UsageError(f"--bits 4 packs matrices into bytes, which --{ways[0]} cannot shard: train it without")
         if self.lora_enable and self.tp > 1:
             raise UsageError("--lora_enable and --tp cannot be combined: adapters have no plan; use --fsdp")
+        if self.torch_compile and (self.deepspeed or self.tp > 1):
+            way = "deepspeed" if self.deepspeed else "tp"
+            raise UsageError(f"--torch_compile and --{way} cannot be combined: its hooks lie inside compiled layers")
         for name in ("mm_tunable_vision_layers", "gradient_checkpointing_layers"):
             layer_range(getattr(self, name), name)
 

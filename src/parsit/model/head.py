@@ -96,9 +96,9 @@ class _ChunkedLoss(torch.autograd.Function):
                 total += _loss_into_gradient(scores, targets - first_row, group)
                 gradient = scores.to(dtype)
                 if grad_hidden is not None:
-                    torch.mm(gradient, weight, out=grad_hidden[start : start + rows])
+                    grad_hidden[start : start + rows] = gradient @ weight
                 if grad_weight is not None:
-                    _add_product(grad_weight, gradient.t(), chunk)
+                    grad_weight += gradient.t() @ chunk
                 if grad_bias is not None:
                     grad_bias += scores.sum(0)
         if group is not None and grad_hidden is not None:
@@ -109,7 +109,10 @@ class _ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, scale: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  (by the type of once_differentiable)
+        ctx: Any, *grad_outputs: torch.Tensor
+    ) -> tuple[torch.Tensor | None, ...]:
+        (scale,) = grad_outputs
         gradients = [
             None if gradient is None else gradient.mul_(scale).to(dtype)
             for gradient, dtype in zip(ctx.gradients, ctx.dtypes, strict=True)
@@ -141,10 +144,3 @@ def _loss_into_gradient(
     scores_NV.div_(sums).scatter_add_(1, column, -hit)
     return (sums.log() - of_target).sum()
 
-
-def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
-    """Add a matrix product to a sum in fp32."""
-    if left.dtype == total.dtype:
-        total.addmm_(left, right)
-    else:
-        total += left @ right

@@ -87,7 +87,7 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
 
-    def get_input_embeddings(self) -> nn.Module:
+    def get_input_embeddings(self) -> nn.Embedding:
         """The language model's token embeddings."""
         return self.language_model.get_input_embeddings()
 

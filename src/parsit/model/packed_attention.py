@@ -8,6 +8,7 @@ call for each conversation. Batches that are not packed go to transformers' own 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -44,7 +45,7 @@ def packed_inputs(inputs_embeds: torch.Tensor, cu_seq_lens: torch.Tensor) -> dic
             f"a packed batch is one row whose cu_seq_lens go from 0 to its length: "
             f"got {tuple(inputs_embeds.shape[:2])} and {cuts[0]} to {cuts[-1]}"
         )
-    lengths = tuple(end - start for start, end in pairwise(cuts))
+    lengths = [end - start for start, end in pairwise(cuts)]
     on_device = cu_seq_lens.to(inputs_embeds.device, torch.int32, non_blocking=True)
     return {
         # A mask with four dimensions is handed through as it is, whereas None would make transformers build one.
@@ -53,7 +54,8 @@ def packed_inputs(inputs_embeds: torch.Tensor, cu_seq_lens: torch.Tensor) -> dic
         "cu_seq_lens_k": on_device,
         "max_length_q": max(lengths),
         "max_length_k": max(lengths),
-        "segment_lengths": lengths,
+        # A tensor, as numbers in a tuple would be compiled anew for each row.
+        "cuts": cu_seq_lens,
     }
 
 
@@ -65,40 +67,62 @@ def packed_attention(
     attention_mask: torch.Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    segment_lengths: tuple[int, ...] | None = None,
+    cuts: torch.Tensor | None = None,
     cu_seq_lens_q: torch.Tensor | None = None,
     max_length_q: int = 0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Transformers' attention function: `float[B, H, T, D]` in, `float[B, T, H, D]` out.
 
-    With `segment_lengths` the row is packed and causal inside each segment; without, this is SDPA.
+    With `cuts` the row is packed and causal inside each segment; without, this is SDPA.
     """
-    if segment_lengths is None:
+    if cuts is None:
         return sdpa_attention_forward(
             module, query_BHTD, key_BHTD, value_BHTD, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    if query_BHTD.is_cuda and query_BHTD.dtype in (torch.float16, torch.bfloat16) and not dropout and _varlen_kernel():
+    device = query_BHTD.device.type
+    if torch.is_autocast_enabled(device):
+        # As autocast does for SDPA; norms of queries and keys give fp32 where their weights are, and values do not.
+        dtype = torch.get_autocast_dtype(device)
+        query_BHTD, key_BHTD, value_BHTD = query_BHTD.to(dtype), key_BHTD.to(dtype), value_BHTD.to(dtype)
+    if query_BHTD.is_cuda and query_BHTD.dtype in (torch.float16, torch.bfloat16) and not dropout and _VARLEN:
         assert cu_seq_lens_q is not None
         query, key, value = (tensor[0].transpose(0, 1) for tensor in (query_BHTD, key_BHTD, value_BHTD))
         return _varlen(query, key, value, cu_seq_lens_q, max_length_q, scaling)[None], None
-    segments = zip(
-        *(tensor.split(segment_lengths, dim=2) for tensor in (query_BHTD, key_BHTD, value_BHTD)), strict=True
-    )
+    return _by_segment(query_BHTD, key_BHTD, value_BHTD, cuts, dropout, scaling), None
+
+
+@torch.compiler.disable()
+def _by_segment(
+    query_BHTD: torch.Tensor,
+    key_BHTD: torch.Tensor,
+    value_BHTD: torch.Tensor,
+    cuts: torch.Tensor,
+    dropout: float,
+    scaling: float | None,
+) -> torch.Tensor:
+    """`float[B, T, H, D]`, one call for each segment: how many there are is known to no compiler."""
+    lengths = cuts.diff().tolist()
+    segments = zip(*(tensor.split(lengths, dim=2) for tensor in (query_BHTD, key_BHTD, value_BHTD)), strict=True)
     outputs = [
         F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling, is_causal=True, enable_gqa=True)
         for q, k, v in segments
     ]
-    return torch.cat(outputs, dim=2).transpose(1, 2), None
+    return torch.cat(outputs, dim=2).transpose(1, 2)
 
 
-def _varlen_kernel() -> Any:
+def _varlen_kernel() -> Callable[..., Any] | None:
     """Torch's variable-length attention (2.10 and later), or None."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
     return varlen_attn
+
+
+# Asked once, at import: what a compiler would stumble over does not belong into the step.
+_VARLEN = _varlen_kernel()
+_VARLEN_OPTIONS = frozenset(inspect.signature(_VARLEN).parameters) if _VARLEN else frozenset()
 
 
 def _varlen(
@@ -110,8 +134,8 @@ def _varlen(
     scaling: float | None,
 ) -> torch.Tensor:
     """`float[T, H, D]`, causal inside each segment."""
-    kernel = _varlen_kernel()
-    known = inspect.signature(kernel).parameters
+    assert _VARLEN is not None
+    known = _VARLEN_OPTIONS
     groups = query_THD.shape[1] // key_THD.shape[1]
     options: dict[str, Any] = {"scale": scaling} if "scale" in known else {}
     # torch 2.10 says is_causal; later versions say it as a window that ends at the position itself.
@@ -122,4 +146,4 @@ def _varlen(
         key_THD, value_THD = (t.repeat_interleave(groups, dim=1) for t in (key_THD, value_THD))
     if scaling is not None and "scale" not in known:
         query_THD = query_THD * (scaling * query_THD.shape[-1] ** 0.5)
-    return kernel(query_THD, key_THD, value_THD, cuts, cuts, longest, longest, **options)
+    return _VARLEN(query_THD, key_THD, value_THD, cuts, cuts, longest, longest, **options)

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
 
 from parsit.types import InputError
 from parsit.types.files import write_whole
@@ -104,6 +105,17 @@ def finish_checkpoint(draft: Path, output_dir: Path, saved: SavedState, config_y
     if problem:
         raise OSError(f"{final}: was written, but does not verify: {problem}")
     return final
+
+
+def save_model(model: PreTrainedModel, folder: Path, state: dict[str, torch.Tensor]) -> None:
+    """Write the model's files with the weights of `state`, all of one type, whatever the model itself holds now."""
+    (saved,) = {str(tensor.dtype).removeprefix("torch.") for tensor in state.values()}
+    model.save_pretrained(folder, state_dict=state)  # which empties it
+    # transformers notes the type of what the model holds, and would load the file in that type.
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["dtype" if "dtype" in config else "torch_dtype"] = saved
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def load_state(checkpoint: Path) -> SavedState:

@@ -17,6 +17,7 @@ from parsit.config import TrainConfig
 from parsit.model import ParsitForConditionalGeneration
 from parsit.processing.chat import ChatTokens
 from parsit.processing.processor import ParsitProcessor
+from parsit.train.compiled import missing_compiler
 from parsit.train.memory import GB
 from parsit.train.objective import Objective
 from parsit.train.optimizer import Group, groups_of
@@ -34,7 +35,7 @@ class Check:
     remedy: str = ""
 
 
-def check_versions(config: TrainConfig) -> Check:
+def check_versions(config: TrainConfig, world: World) -> Check:
     """Versions, and whether the packages that the flags need are there."""
     needed = {"deepspeed": bool(config.deepspeed), "peft": config.lora_enable, "bitsandbytes": config.bits == 4}
     missing = [name for name, wanted in needed.items() if wanted and importlib.util.find_spec(name) is None]
@@ -43,6 +44,10 @@ def check_versions(config: TrainConfig) -> Check:
     detail = ", ".join([f"Python {platform.python_version()}", *found])
     if missing:
         return Check("versions", False, f"{detail}; missing: {', '.join(missing)}", f"pip install {' '.join(missing)}")
+    compiler = missing_compiler(world.device.type) if config.torch_compile else None
+    if compiler:
+        remedy = "install it, or give --torch_compile false"
+        return Check("versions", False, f"{detail}; missing for --torch_compile: {compiler}", remedy)
     return Check("versions", True, detail)
 
 
@@ -114,10 +119,11 @@ def check_groups(groups: Sequence[Group]) -> Check:
     return Check("groups", True, told)
 
 
-def checkpoint_bytes(model: ParsitForConditionalGeneration) -> int:
-    """Size of one checkpoint: weights as they are, and two fp32 moments of what is trained."""
+def checkpoint_bytes(model: ParsitForConditionalGeneration, config: TrainConfig) -> int:
+    """Size of one checkpoint: weights in fp32 or as they are, and two moments of what is trained."""
+    of_moments = 4 if config.optim == "adamw_bf16" else 8
     parameters = [parameter for _, members in model.parts() for parameter in members]
-    moments = sum(8 * parameter.numel() for parameter in parameters if parameter.requires_grad)
+    moments = sum(of_moments * parameter.numel() for parameter in parameters if parameter.requires_grad)
     return moments + sum(parameter.numel() * parameter.element_size() for parameter in parameters)
 
 
@@ -125,7 +131,7 @@ def check_disk(model: ParsitForConditionalGeneration, config: TrainConfig) -> Ch
     """Room for the checkpoints to come: those that are kept, the best one, and the one that is being written."""
     output_dir = Path(str(config.output_dir))
     folder = next(path for path in (output_dir.absolute(), *output_dir.absolute().parents) if path.exists())
-    one = checkpoint_bytes(model)
+    one = checkpoint_bytes(model, config)
     count = (config.save_total_limit or _all_checkpoints(config)) + 2
     there = sum(path.is_dir() for path in output_dir.glob("checkpoint-*")) if output_dir.is_dir() else 0
     needed, free = one * max(count - there, 1), shutil.disk_usage(folder).free

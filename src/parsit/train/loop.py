@@ -40,8 +40,10 @@ from parsit.train.checkpoint import (
     finish_checkpoint,
     load_state,
     prune,
+    save_model,
     write_best,
 )
+from parsit.train.compiled import compile_layers
 from parsit.train.left_out import LeftOut
 from parsit.train.metrics import Log, Throughput, peak_memory_bytes
 from parsit.train.objective import Losses, Objective, StepCounts
@@ -162,11 +164,16 @@ class _Run:
         trained = trainable(objective).keys()
         if config.packing:
             model.enable_packing()
+        if config.torch_compile:
+            compile_layers(model)
         work = Work(self.flops.per_token, self.flops.per_token_squared, self.flops.per_tile)
         self.objective = objective.train()
         self.strategy = choose(objective, config, world)
         assert trainable(objective).keys() == trained, "what is trained may not change once the optimizer exists"
         self.peak_flops = peak_flops_of(self.strategy.device)
+        # Neighbouring processes that read the same batches; the first of them speaks for their data.
+        self.sharing = world.size // self.strategy.data_size
+        self.speaks_for_data = world.rank % self.sharing == 0
         per_step = config.gradient_accumulation_steps * self.strategy.data_size
         self.plan = Plan(micro_batches(config, training, work), per_step)
         whole = round(config.num_train_epochs * self.plan.steps_per_epoch)
@@ -221,8 +228,7 @@ class _Run:
             entry["glyph_loss"] = glyph
         entry |= {f"grad_norm/{part}": value for part, value in self.strategy.part_norms.items()}
         # Processes that share their data share this work as well.
-        sharing = self.world.size // self.strategy.data_size
-        used = mfu(work, self.flops, time.perf_counter() - started, self.peak_flops, sharing)
+        used = mfu(work, self.flops, time.perf_counter() - started, self.peak_flops, self.sharing)
         if used is not None:
             entry["mfu"] = used
         entry |= {"supervised_tokens": counts.supervised, **self.throughput.take()}
@@ -235,24 +241,27 @@ class _Run:
     ) -> tuple[StepCounts, bool]:
         """What all processes must know before the step: the counts of all, what was left out, whether to stop."""
         mine = StepCounts.of(batches)
-        if self.strategy.data_size == 1:
-            # Processes that share their data have the same counts already; whether to stop is still to be agreed on.
-            self.left_out.add(step, findings)
-            return mine, self.world.sum([stopped])[0] > 0
-        supervised, glyphs, left_out, stops = self.world.sum(
-            [mine.supervised, mine.glyphs, len(findings), float(stopped)]
-        )
+        counted = self._of_data([mine.supervised, mine.glyphs, len(findings)])
+        supervised, glyphs, left_out, stops = self.world.sum([*counted, float(stopped)])
         if left_out:
-            self.left_out.add(step, [finding for part in self.world.gather(findings) for finding in part])
+            self.left_out.add(step, self._all_findings(findings))
         return StepCounts(int(supervised), int(glyphs)), stops > 0
+
+    def _of_data(self, values: list[float]) -> list[float]:
+        """Numbers of this process's data, to be summed over all processes: of those that share data one counts."""
+        return values if self.speaks_for_data else [0.0] * len(values)
+
+    def _all_findings(self, findings: list[Finding]) -> list[Finding]:
+        """What was left out of all processes' data."""
+        mine = findings if self.speaks_for_data else []
+        return [finding for part in self.world.gather(mine) for finding in part]
 
     def _sum_losses(self, losses: list[Losses]) -> tuple[float, float | None]:
         """The step's language-model loss and glyph loss, over all processes."""
         glyphs = [share.glyph for share in losses if share.glyph is not None]
         sums = [sum(float(share.language) for share in losses), sum(float(glyph) for glyph in glyphs)]
-        if self.strategy.data_size > 1:
-            sums = self.world.sum(sums)
-        return sums[0], sums[1] if glyphs else None
+        language, glyph = self.world.sum(self._of_data(sums))
+        return language, glyph if glyphs else None
 
     def _require_finite(self, step: int, values: dict[str, float]) -> None:
         broken = [f"{name} is {value}" for name, value in values.items() if value - value != 0]
@@ -294,10 +303,8 @@ class _Run:
                 nats += float(strategy.forward(one.batch, StepCounts(1, 1)).language)
                 tokens += one.batch.num_supervised
         self.objective.train()
-        if strategy.data_size > 1:
-            nats, tokens, broken = self.world.sum([nats, tokens, len(findings)])
-            findings = [f for part in self.world.gather(findings) for f in part] if broken else []
-        self.left_out.require_none(findings)
+        nats, tokens, broken = self.world.sum(self._of_data([nats, tokens, len(findings)]))
+        self.left_out.require_none(self._all_findings(findings) if broken else [])
         return nats / max(tokens, 1)
 
     def save(self, output_dir: Path, state: TrainState) -> None:
@@ -317,7 +324,7 @@ class _Run:
 
         def finish() -> None:
             if self.base is None:
-                self.model.save_pretrained(draft, state_dict=model_state)
+                save_model(self.model, draft, model_state)
             else:
                 save_adapters(self.model, draft, self.base, model_state)
             self.processor.save_pretrained(draft)

@@ -1,18 +1,23 @@
 """An estimate of what a training step needs on each GPU, before anything is tried.
 
-With P all and T trained parameters, N ranks, b bytes of a computed number (2 in bf16, 4 in fp32):
+With P all and T trained parameters, N ranks (those with batches of their own, under --tp), b bytes of a computed number
+(2 in bf16, 4 in fp32):
 
-    weights      4 P in fp32; ZeRO: b P. Over N under ZeRO-3 and FSDP; the language model's over tp under --tp
-    copies       2 bytes for each matrix weight that autocast casts: all without gradient checkpointing, the trained
-                 ones with it (those of one layer, under FSDP); none under ZeRO, which keeps 4 T / N in fp32 instead
-    gradients    4 T (ZeRO: b T); over N under ZeRO-2, ZeRO-3 and FSDP
-    optimizer    8 T: AdamW's two moments; over N under ZeRO and FSDP
-    activations  for each position of the row and each layer 26 D + 10 (H + K) d + 8 I bytes in bf16, and 24 D +
-                 16 (H + K) d + 16 I in fp32 (D hidden, I intermediate size, H and K heads of queries and keys, d their
-                 size): what autograd keeps of a Qwen3 layer, counted with its saved tensors. With gradient
-                 checkpointing 4 D, and one layer in full. The same again for one layer's gradients. The tower's
-                 positions are patches, 24 D + 4 I (fp32: 32 D + 8 I); frozen, it keeps nothing
-    logits       16 bytes for each label and entry of the vocabulary: scores, probabilities, and the gradients of both
+    weights      4 P in fp32, 2 for what is frozen and narrowed and for what `--optim adamw_bf16` halves; ZeRO: b P.
+                 Over N under ZeRO-3 and FSDP; the language model's over tp under --tp
+    copies       2 bytes for each fp32 matrix weight that autocast casts: all without gradient checkpointing, the
+                 trained ones with it; under FSDP those of two layers and of the embeddings, gathered; none under ZeRO,
+                 which keeps 4 T / N in fp32 instead
+    gradients    4 T (halved weights and ZeRO: b T); over N under ZeRO-2, ZeRO-3 and FSDP
+    optimizer    8 T: AdamW's two moments; 4 T in bfloat16, and 2 more for each halved weight; over N under ZeRO, FSDP
+    activations  for each position of the row and each layer 26 D + 12 (H + K) d + 8 I bytes in bf16 (16 D where the
+                 embeddings are in bf16 as well), and 24 D + 16 (H + K) d + 16 I in fp32 (D hidden, I intermediate size,
+                 H and K heads of queries and keys, d their size): what autograd keeps of a Qwen3 layer, counted with
+                 its saved tensors. With gradient checkpointing 4 D (2 D), and one layer in full. The same again for
+                 one layer's gradients. The tower's positions are patches, 24 D + 4 I (16 D + 4 I; fp32: 32 D + 8 I);
+                 frozen, it keeps nothing
+    logits       one chunk's scores (`parsit.model.head`) in fp32 and, in bf16, once more in that; where `lm_head` is
+                 trained, its gradient in fp32 and a chunk's share of it; its weight's copy
 
 What is offloaded to the CPU counts nothing. The allocator's own losses and the libraries' buffers come on top.
 """
@@ -24,11 +29,15 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from parsit.config import TrainConfig, layer_range
 from parsit.model import ParsitForConditionalGeneration
+from parsit.model.head import CHUNK_BYTES
 from parsit.processing.collate import Batch
+from parsit.train.parts import halvable, layers_of, narrowable
+from parsit.train.world import data_size
 from parsit.types import InputError
 
 GB = 1e9
@@ -36,7 +45,10 @@ GB = 1e9
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """How a run lies on its devices: `zero` is the stage, 0 for none; `offload_*`: to the CPU's memory."""
+    """How a run lies on its devices: `zero` is the stage, 0 for none; `offload_*`: to the CPU's memory.
+
+    `tp` of the `ranks` share each matrix and read the same batches; `fsdp` shards over those that do not.
+    """
 
     ranks: int = 1
     zero: int = 0
@@ -51,9 +63,11 @@ class Placement:
 
         Raises:
             InputError: the file that --deepspeed names cannot be read.
+            UsageError: --tp does not divide the ranks.
         """
+        of_data = data_size(ranks, config.tp)
         if not config.deepspeed:
-            return cls(ranks, fsdp=config.fsdp and ranks > 1, tp=config.tp)
+            return cls(ranks, fsdp=config.fsdp and of_data > 1, tp=config.tp)
         try:
             settings = json.loads(Path(config.deepspeed).read_text(encoding="utf-8")).get("zero_optimization", {})
         except (OSError, ValueError) as error:
@@ -62,12 +76,18 @@ class Placement:
         on_cpu = [device not in ("none", None) for device in offloads]
         return cls(ranks, int(settings.get("stage", 0)), offload_optimizer=on_cpu[0], offload_weights=on_cpu[1])
 
+    @property
+    def data_ranks(self) -> int:
+        """Ranks that read batches of their own."""
+        return self.ranks // self.tp
+
     def __str__(self) -> str:
-        way = f"ZeRO-{self.zero}" if self.zero else "FSDP" if self.fsdp else f"--tp {self.tp}" if self.tp > 1 else ""
+        of_data = f"ZeRO-{self.zero}" if self.zero else "FSDP" if self.fsdp else "DDP" if self.data_ranks > 1 else ""
+        ways = ([f"--tp {self.tp}"] if self.tp > 1 else []) + ([of_data] if of_data else [])
         offloads = [
             what for what, on in (("weights", self.offload_weights), ("optimizer", self.offload_optimizer)) if on
         ]
-        words = [way or ("DDP" if self.ranks > 1 else "one process")]
+        words = [" with ".join(ways) or "one process"]
         words += [f"{self.ranks} ranks"] if self.ranks > 1 else []
         return ", ".join(words + ([" and ".join(offloads) + " on the CPU"] if offloads else []))
 
@@ -112,55 +132,102 @@ def estimate(
     model: ParsitForConditionalGeneration, config: TrainConfig, placement: Placement, size: BatchSize, bf16: bool
 ) -> MemoryEstimate:
     """What a step of `config` needs on each GPU; the model's parameters are frozen and freed, and not yet sharded."""
-    weights, trained = _weights(model, placement, bf16)
-    ranks = placement.ranks
-    sharded = placement.fsdp or placement.zero >= 1
-    gradient_bytes = 2 if placement.zero and bf16 else 4
-    masters = 4 * trained / ranks if placement.zero and bf16 and not placement.offload_optimizer else 0.0
+    kept = _Kept.of(model, config, placement, bf16)
+    weights, masters, gradients, optimizer = _parameters(model, config, placement, kept)
+    ranks = placement.data_ranks
+    sharded = ranks if placement.fsdp or placement.zero >= 1 else 1
+    on_gpu = not placement.offload_optimizer
     return MemoryEstimate(
-        weights=weights,
-        copies=masters if placement.zero else _autocast_copies(model, config, placement) if bf16 else 0.0,
-        gradients=gradient_bytes * trained / (ranks if placement.fsdp or placement.zero >= 2 else 1),
-        optimizer=0.0 if placement.offload_optimizer else 8 * trained / (ranks if sharded else 1),
-        activations=_activations(model, config, placement, size, bf16),
-        logits=16.0 * size.labels * model.config.text_config.vocab_size,
+        weights=0.0 if placement.offload_weights else weights / (ranks if placement.fsdp or placement.zero == 3 else 1),
+        copies=on_gpu * masters / sharded if placement.zero else _autocast_copies(model, config, placement, kept),
+        gradients=gradients / (ranks if placement.fsdp or placement.zero >= 2 else 1),
+        optimizer=on_gpu * optimizer / sharded,
+        activations=_activations(model, config, placement, size, kept),
+        logits=_logits(model, placement, size, kept),
     )
 
 
-def _weights(model: ParsitForConditionalGeneration, placement: Placement, bf16: bool) -> tuple[float, float]:
-    """Bytes of all weights on one GPU, and the number of those that are trained there before sharding."""
-    total = trained = 0.0
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """In which form parameters lie on a device: `narrow` ones in 2 bytes, `halved` ones in 2 and 2 more beside them."""
+
+    bf16: bool
+    zero: bool
+    narrow: set[torch.Tensor]
+    halved: set[torch.Tensor]
+
+    @classmethod
+    def of(cls, model: ParsitForConditionalGeneration, config: TrainConfig, placement: Placement, bf16: bool) -> _Kept:
+        if not bf16 or placement.zero:
+            return cls(bf16, placement.zero > 0, set(), set())
+        whole = not placement.fsdp and placement.tp == 1
+        halved = halvable(model) if whole and config.optim == "adamw_bf16" else []
+        return cls(bf16, False, set(narrowable(model, config)), set(halved))
+
+    def in_bf16(self, parameter: torch.Tensor) -> bool:
+        """Whether the model itself holds it in bfloat16."""
+        own = parameter.dtype == torch.bfloat16
+        return own or (self.bf16 and (self.zero or parameter in self.narrow or parameter in self.halved))
+
+
+def _parameters(
+    model: ParsitForConditionalGeneration, config: TrainConfig, placement: Placement, kept: _Kept
+) -> tuple[float, float, float, float]:
+    """Bytes of weights, DeepSpeed's fp32 masters, gradients and optimizer state, before data ranks share them."""
+    moments = 4 if config.optim == "adamw_bf16" else 8
+    weights = masters = gradients = optimizer = 0.0
     for name, parameters in model.parts():
         share = placement.tp if name == "language_model" else 1
         for parameter in parameters:
-            narrow = placement.zero and bf16 and parameter.is_floating_point()
-            total += parameter.numel() * (2 if narrow else parameter.element_size()) / share
-            trained += parameter.numel() / share if parameter.requires_grad else 0
-    if placement.offload_weights:
-        return 0.0, trained
-    return total / (placement.ranks if placement.fsdp or placement.zero == 3 else 1), trained
+            count = parameter.numel() / share
+            narrow = kept.in_bf16(parameter) and parameter.is_floating_point()
+            weights += count * (2 if narrow else parameter.element_size())
+            if parameter.requires_grad:
+                masters += count * 4 * (kept.zero and kept.bf16)
+                gradients += count * (2 if narrow else 4)
+                optimizer += count * (moments + 2 * (parameter in kept.halved))
+    return weights, masters, gradients, optimizer
 
 
-def _autocast_copies(model: ParsitForConditionalGeneration, config: TrainConfig, placement: Placement) -> float:
+def _autocast_copies(
+    model: ParsitForConditionalGeneration, config: TrainConfig, placement: Placement, kept: _Kept
+) -> float:
     """Copies in bf16 of fp32 matrices that live until the backward pass has used them."""
+    if not kept.bf16:
+        return 0.0
     if placement.fsdp:  # gathered layer by layer: the one that is used, and the next one on its way
-        return 2 * 2.0 * max(_matrices([layer]) for layer in model.get_decoder().layers)
-    if config.gradient_checkpointing:
-        return 2.0 * _matrices([model], trained_only=True) / placement.tp
+        layers = 2 * max(_numel(layer.parameters()) for layer in layers_of(model.get_decoder()))
+        return 2.0 * (layers + model.get_input_embeddings().weight.numel()) / placement.tp
     frozen_tower = not any(parameter.requires_grad for parameter in model.vision_tower.parameters())
-    modules: list[nn.Module] = [model.mm_projector, model.language_model]
-    return 2.0 * _matrices(modules if frozen_tower else [*modules, model.vision_tower]) / placement.tp
+    modules: list[nn.Module] = [model.mm_projector, model.get_decoder()]
+    modules = modules if frozen_tower else [*modules, model.vision_tower]
+    matrices = [m.weight for one in modules for m in one.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    wide = [weight for weight in matrices if weight.is_floating_point() and not kept.in_bf16(weight)]
+    if config.gradient_checkpointing:
+        wide = [weight for weight in wide if weight.requires_grad]
+    return 2.0 * _numel(wide) / placement.tp
 
 
-def _matrices(modules: Iterable[nn.Module], trained_only: bool = False) -> int:
-    linears = [m for module in modules for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
-    return sum(m.weight.numel() for m in linears if m.weight.requires_grad or not trained_only)
+def _numel(parameters: Iterable[torch.Tensor]) -> int:
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def _logits(model: ParsitForConditionalGeneration, placement: Placement, size: BatchSize, kept: _Kept) -> float:
+    weight = model.get_output_embeddings().weight
+    entries = weight.shape[0] / placement.tp
+    scores = min(size.labels, max(CHUNK_BYTES // (4 * entries), 1)) * entries * (6 if kept.bf16 else 4)
+    of_weight = 0.0
+    if weight.requires_grad:
+        of_weight += 4 + (2 if kept.bf16 else 4)
+    if kept.bf16 and not kept.in_bf16(weight):
+        of_weight += 2
+    return scores + of_weight * weight.numel() / placement.tp
 
 
 def _activations(
-    model: ParsitForConditionalGeneration, config: TrainConfig, placement: Placement, size: BatchSize, bf16: bool
+    model: ParsitForConditionalGeneration, config: TrainConfig, placement: Placement, size: BatchSize, kept: _Kept
 ) -> float:
-    decoder, tower = _decoder(model, config, placement, size, bf16), _tower(model, config, size, bf16)
+    decoder, tower = _decoder(model, config, placement, size, kept), _tower(model, config, size, kept)
     pixels = 4.0 * 3 * model.config.vision_config.image_size**2 * size.tiles
     trained = any(parameter.requires_grad for parameter in model.vision_tower.parameters())
     # A frozen tower has let go of all it computed before the decoder begins.
@@ -168,33 +235,40 @@ def _activations(
 
 
 def _decoder(
-    model: ParsitForConditionalGeneration, config: TrainConfig, placement: Placement, size: BatchSize, bf16: bool
+    model: ParsitForConditionalGeneration, config: TrainConfig, placement: Placement, size: BatchSize, kept: _Kept
 ) -> float:
     text = model.config.text_config
     hidden = text.hidden_size
     head_dim = getattr(text, "head_dim", None) or hidden // text.num_attention_heads
     heads = (text.num_attention_heads + text.num_key_value_heads) * head_dim / placement.tp
     inner = text.intermediate_size / placement.tp
-    layer = 26 * hidden + 10 * heads + 8 * inner if bf16 else 24 * hidden + 16 * heads + 16 * inner
+    narrow = kept.in_bf16(model.get_input_embeddings().weight)
+    if kept.bf16:
+        layer = (16 if narrow else 26) * hidden + 12 * heads + 8 * inner
+    else:
+        layer = 24 * hidden + 16 * heads + 16 * inner
     depth = text.num_hidden_layers
     recomputed = 0
     if config.gradient_checkpointing:
         chosen = layer_range(config.gradient_checkpointing_layers, "gradient_checkpointing_layers")
         recomputed = len([number for number in chosen or range(depth) if number < depth])
-    # Embeddings, the same with the images in them, and their gradient; all in fp32.
-    around = 3 * 4 * hidden
+    # Embeddings, the same with the images in them, and their gradient; in the type of the sums along the layers.
+    row = (2 if narrow else 4) * hidden
+    around = 3 * row
     once = (1 if recomputed else 0) + 1
-    kept = recomputed * 4 * hidden + (depth - recomputed) * layer
-    return float(size.positions * (kept + once * layer + around))
+    stored = recomputed * row + (depth - recomputed) * layer
+    return float(size.positions * (stored + once * layer + around))
 
 
-def _tower(model: ParsitForConditionalGeneration, config: TrainConfig, size: BatchSize, bf16: bool) -> float:
+def _tower(model: ParsitForConditionalGeneration, config: TrainConfig, size: BatchSize, kept: _Kept) -> float:
     vision = model.config.vision_config
     patches = size.tiles * (vision.image_size // vision.patch_size) ** 2
     hidden = vision.hidden_size
-    layer = (24 if bf16 else 32) * hidden + (4 if bf16 else 8) * vision.intermediate_size
+    narrow = kept.in_bf16(next(model.vision_tower.parameters()))
+    layer = (16 if narrow else 24 if kept.bf16 else 32) * hidden + (4 if kept.bf16 else 8) * vision.intermediate_size
     if not any(parameter.requires_grad for parameter in model.vision_tower.parameters()):
         return float(patches * layer)
     depth = model.config.num_vision_layers
-    kept = depth * 4 * hidden + 2 * layer if config.gradient_checkpointing else (depth + 1) * layer
-    return float(patches * kept)
+    row = (2 if narrow else 4) * hidden
+    stored = depth * row + 2 * layer if config.gradient_checkpointing else (depth + 1) * layer
+    return float(patches * stored)

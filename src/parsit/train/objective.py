@@ -8,6 +8,7 @@ with the run's state, and the model that is read with does not know it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,9 +33,9 @@ class StepCounts:
         return cls(sum(batch.num_supervised for batch in batches), int(sum(asked)))
 
 
-# No slots: DeepSpeed looks into a module's output through `vars`.
-@dataclass(frozen=True)
-class Losses:
+# A tuple, because DeepSpeed looks for a module's outputs in tuples, lists and dictionaries alone. A tensor that it does
+# not find gets no hook, and weights that belong to the module itself are then not gathered for its backward pass.
+class Losses(NamedTuple):
     """One batch's share of the step's losses: scalars that add up over the step's batches."""
 
     total: torch.Tensor

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from parsit.config import TrainConfig
+from parsit.train.adamw_bf16 import AdamWBF16
 from parsit.train.parts import trainable
 
 
@@ -70,12 +71,17 @@ def _part_of(name: str) -> str:
     return "projector" if part in ("mm_projector", "image_newline") else part
 
 
-def build_optimizers(groups: list[Group], config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """AdamW (the fused kernel, which CPU and CUDA both have) and, where groups ask for it, Muon."""
+def build_optimizers(
+    groups: list[Group], config: TrainConfig, lower_halves: dict[nn.Parameter, torch.Tensor]
+) -> list[torch.optim.Optimizer]:
+    """AdamW (the fused kernel, which CPU and CUDA both have), or the one in bfloat16; Muon where groups ask for it."""
     optimizers: list[torch.optim.Optimizer] = []
     adamw = [_settings(group) for group in groups if group.optimizer == "adamw"]
-    if adamw:
-        betas = (config.adam_beta1, config.adam_beta2)
+    betas = (config.adam_beta1, config.adam_beta2)
+    if adamw and config.optim == "adamw_bf16":
+        more = {"seed": config.seed, "lower_halves": lower_halves, "compiled": config.torch_compile}
+        optimizers.append(AdamWBF16(adamw, betas=betas, eps=config.adam_epsilon, **more))
+    elif adamw:
         optimizers.append(torch.optim.AdamW(adamw, betas=betas, eps=config.adam_epsilon, fused=True))
     muon = [_settings(group) for group in groups if group.optimizer == "muon"]
     if muon:

@@ -61,7 +61,7 @@ def preflight(
     world = world or World()
     placement = Placement.of(config, world.size)
     parts = check_parts(model)
-    checks = [check_versions(config), check_device(config, world), check_tokens(processor.chat_tokens)]
+    checks = [check_versions(config, world), check_device(config, world), check_tokens(processor.chat_tokens)]
     checks += [check_vocabulary(model, processor), parts]
     if parts.ok:
         checks += [check_groups(groups_of_run(model, config)), check_disk(model, config)]
@@ -168,8 +168,11 @@ def _savings(config: TrainConfig, placement: Placement) -> Iterator[str]:
         yield "--gradient_checkpointing true"
     if config.per_device_train_batch_size > 1:
         yield "a smaller --per_device_train_batch_size with more --gradient_accumulation_steps"
+    if config.optim == "adamw":
+        yield "--optim adamw_bf16"
     if not placement.zero and not placement.fsdp:
-        yield "--deepspeed scripts/zero3_4b.json (ZeRO-3 with the CPU's memory), or --fsdp true on several GPUs"
+        offload = "--deepspeed scripts/zero3_4b.json (ZeRO-3 with the CPU's memory), or " if placement.tp == 1 else ""
+        yield f"{offload}--fsdp true on several GPUs"
     if not config.lora_enable:
         yield "the lora preset"
     yield "a smaller --model_max_length"

@@ -1,7 +1,7 @@
-"""One real step on the largest micro-batch, taken back afterwards; and from it, how long the run will take.
+"""One real step on the largest micro-batch, with the run's own strategy; and from it, how long the run will take.
 
-It runs in one process on one device, so where the run will shard its weights the estimate of `parsit.train.memory` has
-to stand in for it.
+Several processes each take the same largest micro-batch: that is the most that any of them will ever have to hold. In
+one process the step is taken back afterwards; what a strategy has cut into shares stays as the step left it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from parsit.train.memory import GB, Placement
 from parsit.train.metrics import peak_memory_bytes
 from parsit.train.objective import Objective, StepCounts
 from parsit.train.parts import checkpoint_activations
+from parsit.train.strategies import choose
 from parsit.train.strategies.base import Strategy
 from parsit.train.world import World
 from parsit.types import InputError
@@ -39,9 +40,10 @@ _LOOKED_AT = 4096
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What a step on the largest micro-batch took.
+    """What a step on the largest micro-batch took; of several processes, the slowest one's time and the fullest's peak.
 
-    `work`: its FLOPs as the plan estimates them. `without_gradient`: trained parameters that none reached.
+    `work`: FLOPs of one micro-batch as the plan estimates them; each process had one, or shared it (`--tp`).
+    `loss`: the step's, over all processes. `without_gradient`: trained parameters that none reached.
     """
 
     seconds: float
@@ -88,37 +90,82 @@ def make_batch(
     return loaded.batch
 
 
-def try_step(config: TrainConfig, model: ParsitForConditionalGeneration, batch: Batch, work: float) -> Trial:
-    """Forward, backward and update as a run does them; then weights and random numbers are put back.
+def try_step(
+    config: TrainConfig,
+    model: ParsitForConditionalGeneration,
+    batch: Batch,
+    work: float,
+    world: World | None = None,
+) -> Trial:
+    """Forward, backward and update as a run does them, through the strategy that it will have.
 
     Packing and gradient checkpointing stay switched on where the configuration has them, as the run will do itself.
+    Random numbers are put back, and in one process without DeepSpeed the weights as well.
+
+    Args:
+        config: the run's configuration.
+        model: the model, its parameters frozen and freed as they will be trained.
+        batch: the micro-batch, the same on each process.
+        work: its FLOPs as the plan estimates them.
+        world: the processes of the run; all call this at once; None: this one is alone.
 
     Raises:
-        torch.OutOfMemoryError: the GPU's memory does not hold it.
+        torch.OutOfMemoryError: the GPU's memory does not hold it. Other processes may then wait for this one.
+        UsageError: the flags do not fit the number of processes.
     """
-    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    cuda = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    world = world or World(device=cuda)
+    device = world.device
     if config.gradient_checkpointing:
         checkpoint_activations(
             model, layer_range(config.gradient_checkpointing_layers, "gradient_checkpointing_layers")
         )
     if config.packing:
         model.enable_packing()
-    with torch.random.fork_rng(), _weights_put_back(model):
+    alone = world.size == 1 and not config.deepspeed
+    with (
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        _weights_put_back(model) if alone else nullcontext(),
+    ):
         torch.manual_seed(config.seed)
         objective = Objective(model, config.glyph_loss_weight).train()
-        strategy = Strategy(objective, config, World(device=device))
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        started = time.perf_counter()
-        loss = float(strategy.backward(batch, StepCounts.of([batch]), last=True).total.detach())
-        without = tuple(name for name, parameter in strategy.named_trained() if parameter.grad is None)
-        norm = strategy.update(1.0, lambda _: None)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds = time.perf_counter() - started
-        return Trial(
-            seconds, work, peak_memory_bytes(device), batch.num_tokens, loss, norm, strategy.part_norms, without
-        )
+        strategy = choose(objective, config, world)
+        return _over_processes(_step(strategy, batch, work), strategy)
+
+
+def _step(strategy: Strategy, batch: Batch, work: float) -> Trial:
+    """The step itself, as this process sees it; `loss` is its share."""
+    device, world = strategy.device, strategy.world
+    reached: set[str] = set()  # DeepSpeed takes gradients away as soon as they are there
+    for name, parameter in strategy.named_trained():
+        parameter.register_hook(lambda _, name=name: reached.add(name))
+    # All have the same batch, so that the step's counts are known without asking.
+    counts = StepCounts(*(count * strategy.data_size for count in astuple(StepCounts.of([batch]))))
+    world.barrier()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    started = time.perf_counter()
+    loss = float(strategy.backward(batch, counts, last=True).total.detach())
+    without = tuple(n for n, p in strategy.named_trained() if p.grad is None and n not in reached)
+    norm = strategy.update(1.0, lambda _: None)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    seconds = time.perf_counter() - started
+    return Trial(seconds, work, peak_memory_bytes(device), batch.num_tokens, loss, norm, strategy.part_norms, without)
+
+
+def _over_processes(mine: Trial, strategy: Strategy) -> Trial:
+    """The same on all: the losses' sum, the largest time and peak."""
+    trials = strategy.world.gather(mine)
+    sharing = len(trials) // strategy.data_size  # processes that have the same share of the loss
+    return replace(
+        mine,
+        seconds=max(trial.seconds for trial in trials),
+        peak_bytes=max(trial.peak_bytes for trial in trials),
+        loss=sum(trial.loss for trial in trials) / sharing,
+        grad_norm=sum(trial.grad_norm for trial in trials) / len(trials),  # one that is not finite shows
+        without_gradient=tuple(dict.fromkeys(name for trial in trials for name in trial.without_gradient)),
+    )
 
 
 @contextmanager
@@ -136,16 +183,34 @@ def _weights_put_back(model: ParsitForConditionalGeneration) -> Iterator[None]:
 
 
 def check_step(
-    config: TrainConfig, model: ParsitForConditionalGeneration, batch: Batch, work: float
+    config: TrainConfig,
+    model: ParsitForConditionalGeneration,
+    batch: Batch,
+    work: float,
+    world: World | None = None,
 ) -> tuple[Check, Trial | None]:
-    """The step on the largest micro-batch works: it fits, its numbers are finite, every trained part learns."""
+    """The step on the largest micro-batch works: it fits, its numbers are finite, every trained part learns.
+
+    The arguments are those of `try_step`.
+
+    Returns:
+        The answer, the same on all processes, and the trial. No trial: it broke off on this process, and others may
+        wait for it.
+
+    Raises:
+        RuntimeError: a collective failed, as where another process ended before the step was over.
+        UsageError: the flags do not fit the number of processes.
+    """
     size = f"{batch.input_ids.shape[0]} × {batch.input_ids.shape[1]} positions"
     try:
-        trial = try_step(config, model, batch, work)
-    except torch.OutOfMemoryError as error:
+        trial = try_step(config, model, batch, work, world)
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        where = f"process {world.rank}: " if world and world.size > 1 else ""
         remedy = "--gradient_checkpointing true, a smaller --per_device_train_batch_size or --model_max_length"
-        return Check("step", False, f"out of memory at {size}: {str(error).splitlines()[0]}", remedy), None
-    norms = ", ".join(f"{part} {norm:.2g}" for part, norm in trial.part_norms.items())
+        return Check("step", False, f"{where}out of memory at {size}: {str(error).splitlines()[0]}", remedy), None
+    norms = ", ".join(f"{part} {norm:.2g}" for part, norm in trial.part_norms.items()) or f"{trial.grad_norm:.2g}"
     detail = f"{size}: loss {trial.loss:.3f}, gradients {norms}, {trial.seconds:.2f} s, {trial.peak_bytes / GB:.2f} GB"
     if not math.isfinite(trial.loss) or not math.isfinite(trial.grad_norm):
         return Check(
@@ -159,9 +224,16 @@ def check_step(
     return Check("step", True, detail), trial
 
 
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether memory ran out: the GPU's, or the CPU's, for which torch has no error of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in ("out of memory", "can't allocate memory")
+    )
+
+
 def outlook(config: TrainConfig, micro_batches: MicroBatches, placement: Placement, trial: Trial | None) -> str:
     """What will be trained for how long, in a line. Validation and checkpoints come on top."""
-    ranks = 1 if placement.tp > 1 else placement.ranks
+    ranks = placement.data_ranks
     plan = Plan(micro_batches, config.gradient_accumulation_steps * ranks)
     steps = config.max_steps if config.max_steps > 0 else max(round(config.num_train_epochs * plan.steps_per_epoch), 1)
     line = f"{steps:,} steps of {config.gradient_accumulation_steps * ranks} micro-batches"

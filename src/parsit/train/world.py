@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from parsit.types import InputError, ParsitError
+from parsit.types import InputError, ParsitError, UsageError
 
 Result = TypeVar("Result")
 
@@ -74,6 +74,20 @@ class World:
         """Wait for all."""
         if self.size > 1:
             dist.barrier(device_ids=[self.local_rank] if self.device.type == "cuda" else None)
+
+
+def data_size(processes: int, tp: int) -> int:
+    """In how many ways the data is dealt out: `tp` neighbouring processes each read the same batches.
+
+    Raises:
+        UsageError: the last of the groups would not be whole.
+    """
+    if processes % tp:
+        raise UsageError(
+            f"--tp {tp} with {processes} process{'es' * (processes > 1)}: each matrix is cut over {tp} of them; "
+            f"start {tp}, or a multiple of it (--num_processes)"
+        )
+    return processes // tp
 
 
 def place_in_environment() -> tuple[int, int, int] | None:

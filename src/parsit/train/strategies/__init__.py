@@ -5,7 +5,7 @@ from __future__ import annotations
 from parsit.config import TrainConfig
 from parsit.train.objective import Objective
 from parsit.train.strategies.base import DataParallel, Strategy
-from parsit.train.world import World
+from parsit.train.world import World, data_size
 from parsit.types import UsageError
 
 
@@ -15,22 +15,19 @@ def choose(objective: Objective, config: TrainConfig, world: World) -> Strategy:
     Raises:
         UsageError: the flags do not fit the number of processes.
     """
+    of_data = data_size(world.size, config.tp)
+    if config.fsdp and of_data == 1:
+        alone = f"--tp {config.tp} and {config.tp} processes" if config.tp > 1 else "one process"
+        raise UsageError(f"--fsdp with {alone}: there is nothing to shard over; start more, or leave it out")
     if config.tp > 1:
-        if config.tp != world.size:
-            raise UsageError(
-                f"--tp {config.tp} with {world.size} processes: tensor parallelism takes all of them; it is not "
-                "combined with data parallelism here, use --fsdp or --deepspeed for more processes than that"
-            )
-        from parsit.train.strategies.tensor import TensorParallel
+        from parsit.train.strategies.tensor import TensorAndFullyShard, TensorParallel
 
-        return TensorParallel(objective, config, world)
+        return (TensorAndFullyShard if config.fsdp else TensorParallel)(objective, config, world)
     if config.deepspeed:
         from parsit.train.strategies.zero import Zero
 
         return Zero(objective, config, world)
     if config.fsdp:
-        if world.size == 1:
-            raise UsageError("--fsdp with one process: there is nothing to shard over; start more, or leave it out")
         from parsit.train.strategies.fsdp import FullyShard
 
         return FullyShard(objective, config, world)

@@ -11,15 +11,18 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate
 
 from parsit.config import TrainConfig
 from parsit.processing.collate import Batch
+from parsit.train.adamw_bf16 import halve, join, split
 from parsit.train.objective import Losses, Objective, StepCounts
 from parsit.train.optimizer import Group, build_optimizers, groups_of
+from parsit.train.parts import halvable, narrow_frozen
 from parsit.train.world import World
 
 # Looks at the loss and at the gradients' norm before an update, and raises where they are not finite.
@@ -41,6 +44,14 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def shares(tensor: torch.Tensor) -> int:
+    """In how many shares a tensor lies on the processes; 1: each that has it has all of it."""
+    if not isinstance(tensor, DTensor):
+        return 1
+    mesh = tensor.device_mesh
+    return math.prod(mesh.size(dim) for dim, placed in enumerate(tensor.placements) if not placed.is_replicate())
+
+
 class Strategy:
     """One process, one device; weights and optimizer in fp32, matrix products in bf16 where wanted.
 
@@ -53,12 +64,17 @@ class Strategy:
     """
 
     name = "one process"
+    narrows_frozen = True
 
     def __init__(self, objective: Objective, config: TrainConfig, world: World) -> None:
         self.config, self.world, self.device = config, world, world.device
         self.bf16 = wants_bf16(config.bf16, self.device)
         self.objective = objective
         self.part_norms: dict[str, float] = {}
+        # What weights have beyond their bfloat16, where the optimizer keeps it for them (`--optim adamw_bf16`).
+        self.lower_halves: dict[nn.Parameter, torch.Tensor] = {}
+        if self.bf16 and self.narrows_frozen:
+            narrow_frozen(objective.model, config)
         # Ranks that share all data, and those that have data of their own.
         self.data_rank, self.data_size = world.rank, world.size
         self.module: nn.Module = self._wrap(objective)
@@ -66,10 +82,13 @@ class Strategy:
         self.optimizers: list[torch.optim.Optimizer] = self._build_optimizers()
 
     def _wrap(self, objective: Objective) -> nn.Module:
-        return objective.to(self.device)
+        objective = objective.to(self.device)
+        if self.bf16 and self.config.optim == "adamw_bf16":
+            self.lower_halves = halve(halvable(objective))
+        return objective
 
     def _build_optimizers(self) -> list[torch.optim.Optimizer]:
-        return build_optimizers(self.groups, self.config)
+        return build_optimizers(self.groups, self.config, self.lower_halves)
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
@@ -115,17 +134,18 @@ class Strategy:
         and differs with the way in which a gradient is cut.
         """
         parts = list(dict.fromkeys(group.part for group in self.groups))
-        squares = torch.zeros(2, len(parts), dtype=torch.float64, device=self.device)
+        squares = torch.zeros(len(parts), dtype=torch.float64, device=self.device)
+        cut = any(isinstance(parameter, DTensor) for _, parameter in self.named_trained())
         for group in self.groups:
             for parameter in group.parameters.values():
                 if parameter.grad is not None:
-                    cut = int(isinstance(parameter.grad, DTensor))
                     norm = torch.linalg.vector_norm(local(parameter.grad), dtype=torch.float64)
-                    squares[cut, parts.index(group.part)] += norm**2
-        cut_squares = squares[1].contiguous()
-        if any(isinstance(parameter, DTensor) for _, parameter in self.named_trained()):
-            torch.distributed.all_reduce(cut_squares)
-        of_parts = (squares[0] + cut_squares).tolist()
+                    # All processes add up what they have: what several hold counts for a part in each.
+                    holders = self.world.size / shares(parameter) if cut else 1
+                    squares[parts.index(group.part)] += norm**2 / holders
+        if cut:
+            torch.distributed.all_reduce(squares)
+        of_parts = squares.tolist()
         self.part_norms = {part: math.sqrt(square) for part, square in zip(parts, of_parts, strict=True)}
         return math.sqrt(sum(of_parts))
 
@@ -140,14 +160,28 @@ class Strategy:
 
     def full(self, tensor: torch.Tensor) -> torch.Tensor:
         """A parameter, or an optimizer's state of one, whole and on the CPU; called by all processes at once."""
-        whole = tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
-        return whole.cpu()
+        whole = tensor.detach()
+        if isinstance(whole, DTensor):
+            # One dimension of the mesh after the other: `full_tensor` warns where a tensor is cut along two.
+            for dim in range(whole.device_mesh.ndim):
+                whole = whole.redistribute(placements=[Replicate()] * (dim + 1) + list(whole.placements[dim + 1 :]))
+        return local(whole).cpu()
 
     def shard_like(self, whole: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
         """The share that this process holds of a whole tensor, placed as `parameter` is."""
-        if isinstance(parameter, DTensor):
-            return distribute_tensor(whole.to(self.device), parameter.device_mesh, parameter.placements)
-        return whole.to(self.device)
+        if not isinstance(parameter, DTensor):
+            return whole.to(self.device)
+        mesh, share = parameter.device_mesh, whole
+        # The mesh's last dimension cuts first, as FSDP cuts what tensor parallelism has left; `distribute_tensor` does
+        # not take what such cuts leave uneven.
+        for dim in reversed(range(mesh.ndim)):
+            placed: Any = parameter.placements[dim]  # its class for what is cut twice is private
+            if not placed.is_replicate():
+                length, cut = share.shape[placed.dim], -(-share.shape[placed.dim] // mesh.size(dim))
+                start = min(cut * mesh.get_local_rank(dim), length)
+                share = share.narrow(placed.dim, start, min(cut, length - start))
+        here = share.to(self.device, copy=True, memory_format=torch.contiguous_format)
+        return DTensor.from_local(here, mesh, parameter.placements, shape=whole.shape, stride=whole.stride())
 
     def state_dict(self, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, torch.Tensor]:
         """The objective's state, each tensor whole, on the first process; empty on the others. Called by all at once.
@@ -161,13 +195,17 @@ class Strategy:
             if not wanted(name):
                 continue
             if id(tensor) not in gathered:
-                gathered[id(tensor)] = self.whole_weight(tensor)
+                whole = self.whole_weight(tensor)
+                # A run starts from fp32 and saves it, whatever it held in between.
+                gathered[id(tensor)] = whole.float() if whole.dtype == torch.bfloat16 else whole
             if self.world.is_first:
                 state[name] = gathered[id(tensor)]
         return state
 
     def whole_weight(self, tensor: torch.Tensor) -> torch.Tensor:
-        """One entry of the objective's state, as `full`."""
+        """One entry of the objective's state as `full`, both halves of it."""
+        if isinstance(tensor, nn.Parameter) and tensor in self.lower_halves:
+            return self.full(join(tensor.data, self.lower_halves[tensor]))
         return self.full(tensor)
 
     def optimizer_tensors(self) -> dict[str, torch.Tensor]:
@@ -208,7 +246,11 @@ class Strategy:
         parameters = dict(self.objective.named_parameters())
         with torch.no_grad():
             for name, value in tensors.items():
-                parameters[name].copy_(self.shard_like(value, parameters[name]))
+                parameter = parameters[name]
+                if parameter in self.lower_halves:
+                    value, rest = split(value)
+                    self.lower_halves[parameter].copy_(rest)
+                parameter.copy_(self.shard_like(value, parameter))
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
@@ -230,9 +272,8 @@ class DataParallel(Strategy):
     name = "DDP"
 
     def _wrap(self, objective: Objective) -> nn.Module:
-        objective = objective.to(self.device)
         return nn.parallel.DistributedDataParallel(
-            objective,
+            super()._wrap(objective),
             device_ids=[self.device.index] if self.device.type == "cuda" else None,
             gradient_as_bucket_view=True,
         )

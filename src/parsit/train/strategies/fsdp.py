@@ -11,17 +11,12 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from parsit.train.objective import Objective
+from parsit.train.parts import layers_of
 from parsit.train.strategies.base import Strategy
-
-
-def layers_of(module: nn.Module) -> list[nn.Module]:
-    """The layers of a tower or decoder, in order: the members of its longest list of modules."""
-    lists = [child for child in module.modules() if isinstance(child, nn.ModuleList)]
-    return list(max(lists, key=len)) if lists else []
 
 
 class FullyShard(Strategy):
@@ -30,7 +25,10 @@ class FullyShard(Strategy):
     name = "FSDP2"
 
     def _wrap(self, objective: Objective) -> nn.Module:
-        mesh = init_device_mesh(self.device.type, (self.world.size,))
+        return self._sharded(objective, init_device_mesh(self.device.type, (self.world.size,)))
+
+    def _sharded(self, objective: Objective, mesh: DeviceMesh) -> Objective:
+        """The objective, its parameters in shares over a mesh of one dimension."""
         half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
         policy = half if self.bf16 else MixedPrecisionPolicy()
         model = objective.model

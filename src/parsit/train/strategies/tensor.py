@@ -1,20 +1,32 @@
-"""Tensor parallelism: processes share each matrix of the language model, and all read the same batches.
+"""Tensor parallelism: groups of processes share each matrix of the language model; a group reads the same batches.
 
 Our own plan, because transformers' fails on tied embeddings under 4.53.2 (Megatron-LM, Shoeybi et al. 2019, section 3):
 queries, keys, values, gate and up by their output, the output of attention and MLP by their input, embeddings and
 `lm_head` by vocabulary. What is not cut (norms, tower, projector) is whole on each process and computed by each.
+
+The processes form a mesh of two dimensions. A group is `tp` neighbours, along "tensor": they talk in each layer, and
+should lie on one machine. Across the groups, along "data", gradients are summed once a step, after the last
+micro-batch, or everything is sharded once more (FSDP2).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import Replicate
+from torch.distributed.tensor import DTensor, Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from parsit.train.objective import Objective
-from parsit.train.strategies.base import Strategy
+from parsit.model import ParsitForConditionalGeneration
+from parsit.processing.collate import Batch
+from parsit.train.objective import Losses, Objective, StepCounts
+from parsit.train.parts import layers_of
+from parsit.train.strategies.base import Strategy, local
+from parsit.train.strategies.fsdp import FullyShard
+from parsit.train.world import data_size
 from parsit.types import UsageError
 
 LAYER_PLAN = {
@@ -26,47 +38,109 @@ LAYER_PLAN = {
     "mlp.up_proj": ColwiseParallel,
     "mlp.down_proj": RowwiseParallel,
 }
-# Norms of single heads: whole on each process, but each process's heads give only a part of their gradient.
+# Norms of single heads: not cut, but each process's heads give only a part of their gradient.
 HEAD_NORMS = ("self_attn.q_norm.weight", "self_attn.k_norm.weight")
+# Numbers that travel in one call: enough that the call itself costs nothing beside them.
+_BUCKET = 2**25
 
 
 class TensorParallel(Strategy):
-    """The language model's matrices cut over all processes."""
+    """The language model's matrices cut over groups of `tp` processes; all else is the same in each process."""
 
     name = "TP"
+    # Whether gradients are still to be summed over the groups after a step's last backward pass.
+    sums_over_data = True
 
     def _wrap(self, objective: Objective) -> nn.Module:
+        return self._cut(objective)
+
+    def _cut(self, objective: Objective) -> Objective:
+        """The objective with the language model's matrices cut.
+
+        Raises:
+            UsageError: there are heads that `tp` does not divide.
+        """
+        tp = self.config.tp
         text = objective.model.config.text_config
         for what, count in (
             ("attention heads", text.num_attention_heads),
             ("key/value heads", text.num_key_value_heads),
         ):
-            if count % self.world.size:
-                raise UsageError(
-                    f"--tp {self.world.size}: the language model has {count} {what}, which it does not divide"
-                )
-        self.data_rank, self.data_size = 0, 1
+            if count % tp:
+                raise UsageError(f"--tp {tp}: the language model has {count} {what}, which it does not divide")
+        self.data_rank, self.data_size = self.world.rank // tp, data_size(self.world.size, tp)
+        self.mesh = init_device_mesh(self.device.type, (self.data_size, tp), mesh_dim_names=("data", "tensor"))
         objective = objective.to(self.device)
-        mesh = init_device_mesh(self.device.type, (self.world.size,))
-        model = objective.model
-        decoder = model.get_decoder()
-        for layer in decoder.layers:
-            parallelize_module(layer, mesh, {name: kind() for name, kind in LAYER_PLAN.items()})
-        tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-        trained = model.get_input_embeddings().weight.requires_grad
-        parallelize_module(decoder, mesh, {"embed_tokens": RowwiseParallel(input_layouts=Replicate())})
-        head = ColwiseParallel(output_layouts=Replicate())
-        parallelize_module(model.language_model, mesh, {"lm_head": head})
-        if tied:
-            model.get_output_embeddings().weight = model.get_input_embeddings().weight
-        model.get_input_embeddings().weight.requires_grad_(trained)
-        for name, parameter in decoder.named_parameters():
-            if name.endswith(HEAD_NORMS) and parameter.requires_grad:
-                parameter.register_hook(lambda gradient: _summed(gradient, mesh))
+        _cut_matrices(objective.model, self.mesh["tensor"])
         return objective
 
+    def backward(self, batch: Batch, counts: StepCounts, last: bool) -> Losses:
+        """As in `Strategy`; gradients travel once a step, after the last micro-batch."""
+        losses = super().backward(batch, counts, last)
+        if last:
+            self._sum_gradients()
+        return losses
 
-def _summed(gradient: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor:
-    total = gradient.clone()
-    torch.distributed.all_reduce(total, group=mesh.get_group())
-    return total
+    def _sum_gradients(self) -> None:
+        """Make the gradients whole: those of head norms over each group, then all of them over the groups."""
+        for _, parameter in self.named_trained():
+            gradient = parameter.grad
+            if isinstance(gradient, DTensor) and isinstance(parameter, DTensor):
+                # That of embeddings comes whole, unless `lm_head` shares them.
+                parameter.grad = gradient.redistribute(placements=parameter.placements)
+        gradients = {name: local(p.grad) for name, p in self.named_trained() if p.grad is not None}
+        heads = [gradient for name, gradient in gradients.items() if name.endswith(HEAD_NORMS)]
+        _sum_over(self.mesh["tensor"], heads)
+        if self.sums_over_data:
+            _sum_over(self.mesh["data"], gradients.values())
+
+
+class TensorAndFullyShard(TensorParallel, FullyShard):
+    """FSDP2 over the groups: each process holds a share of its group's share of each matrix."""
+
+    name = "TP with FSDP2"
+    sums_over_data = False
+
+    def _wrap(self, objective: Objective) -> nn.Module:
+        return self._sharded(self._cut(objective), self.mesh["data"])
+
+
+def _cut_matrices(model: ParsitForConditionalGeneration, mesh: DeviceMesh) -> None:
+    """Cut the language model's matrices over a mesh of one dimension, in place."""
+    decoder = model.get_decoder()
+    for layer in layers_of(decoder):
+        parallelize_module(layer, mesh, {name: kind() for name, kind in LAYER_PLAN.items()})
+    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
+    assert isinstance(embeddings, nn.Embedding)
+    assert isinstance(head, nn.Linear)
+    tied, trained = head.weight is embeddings.weight, embeddings.weight.requires_grad
+    parallelize_module(decoder, mesh, {"embed_tokens": RowwiseParallel(input_layouts=Replicate())})
+    parallelize_module(model.language_model, mesh, {"lm_head": ColwiseParallel(output_layouts=Replicate())})
+    if tied:
+        head.weight = embeddings.weight
+    embeddings.weight.requires_grad_(trained)
+
+
+@torch.no_grad()
+def _sum_over(mesh: DeviceMesh, gradients: Iterable[torch.Tensor]) -> None:
+    """Sum each gradient over a mesh of one dimension, in place."""
+    if mesh.size() == 1:
+        return
+    for bucket in buckets(gradients, _BUCKET):
+        flat = torch.cat([gradient.flatten() for gradient in bucket])
+        dist.all_reduce(flat, group=mesh.get_group())
+        for gradient, summed in zip(bucket, flat.split([gradient.numel() for gradient in bucket]), strict=True):
+            gradient.copy_(summed.view_as(gradient))
+
+
+def buckets(gradients: Iterable[torch.Tensor], most: int) -> Iterator[list[torch.Tensor]]:
+    """Gradients in order, together up to `most` numbers; a larger one is by itself, an empty one in none."""
+    bucket: list[torch.Tensor] = []
+    for gradient in gradients:
+        if bucket and sum(member.numel() for member in bucket) + gradient.numel() > most:
+            yield bucket
+            bucket = []
+        if gradient.numel():
+            bucket.append(gradient)
+    if bucket:
+        yield bucket

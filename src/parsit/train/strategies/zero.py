@@ -99,6 +99,7 @@ class Zero(Strategy):
     """DeepSpeed's engine around the objective."""
 
     name = "ZeRO"
+    narrows_frozen = False  # the engine keeps all weights in bfloat16 anyway
 
     def __init__(self, objective: Objective, config: TrainConfig, world: World) -> None:
         _prepare_environment(world)
@@ -106,6 +107,9 @@ class Zero(Strategy):
             import deepspeed
         except ImportError as error:
             raise ParsitError("--deepspeed needs the extra: pip install parsit[deepspeed]") from error
+        # On a CPU DeepSpeed would first compile a kernel that only its inference needs, into a folder that environments
+        # share, under a lock: where that was cut short once, every later start waits for ever.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self._deepspeed = deepspeed
         super().__init__(objective, config, world)
 
@@ -119,7 +123,7 @@ class Zero(Strategy):
         if self.world.size == 1:
             self._deepspeed.init_distributed("nccl" if self.device.type == "cuda" else "gloo")
         self.engine, wrapped, _, _ = self._deepspeed.initialize(model=objective, optimizer=optimizer, config=values)
-        self._zero_optimizer = wrapped
+        self._zero_optimizer: Any = wrapped  # steps like an optimizer, and is none by its type
         return self.engine
 
     def _build_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -142,7 +146,9 @@ class Zero(Strategy):
         for group in self._zero_optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
         self.engine.step()
-        norm = float(self.engine.get_global_grad_norm())
+        found = self.engine.get_global_grad_norm()
+        assert found is not None, "a step was made"
+        norm = float(found)
         check(norm)
         return norm
 
@@ -182,14 +188,52 @@ class Zero(Strategy):
         """Nothing to do: `load_own` brings every parameter."""
 
     def save_own(self, folder: Path) -> None:
-        """DeepSpeed's checkpoint: each process its share."""
-        self.engine.save_checkpoint(str(folder), tag=OWN_FOLDER, save_latest=False)
+        """DeepSpeed's checkpoint of what is trained: each process its share.
+
+        What is frozen comes back with the model: from the run's checkpoint, or from the base of its adapters.
+        """
+        frozen = self._frozen_names()
+
+        def drop_frozen(module: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
+            for name in frozen:
+                state.pop(prefix + name, None)
+
+        # DeepSpeed itself drops a tied weight under one of its names only, and would keep frozen embeddings as lm_head.
+        hook = self.objective.register_state_dict_post_hook(drop_frozen)
+        try:
+            self.engine.save_checkpoint(
+                str(folder), tag=OWN_FOLDER, save_latest=False, exclude_frozen_parameters=bool(frozen)
+            )
+        finally:
+            hook.remove()
+
+    def _frozen_names(self) -> set[str]:
+        """Names of the weights that are not trained, tied ones under each of theirs."""
+        named = self.objective.named_parameters(remove_duplicate=False)
+        return {name for name, parameter in named if not parameter.requires_grad}
+
+    def _load_module(self, src: dict[str, torch.Tensor], dst: nn.Module) -> None:
+        """Put DeepSpeed's entries into the objective (the names of the arguments are DeepSpeed's).
+
+        Only what is frozen may be missing; DeepSpeed knows strict and not strict alone.
+
+        Raises:
+            KeyError: a parameter that is trained now and is not there, or one that is there and is not known.
+        """
+        missing, unexpected = dst.load_state_dict(src, strict=False)
+        for name in {*missing, *unexpected} - self._frozen_names():
+            raise KeyError(name)
 
     def load_own(self, folder: Path) -> bool:
-        """As in `Strategy`."""
+        """As in `Strategy`.
+
+        Raises:
+            InputError: DeepSpeed cannot load it.
+            KeyError: as `_load_module`.
+        """
         if not (folder / OWN_FOLDER).is_dir():
             return False
-        path, _ = self.engine.load_checkpoint(str(folder), tag=OWN_FOLDER)
+        path, _ = self.engine.load_checkpoint(str(folder), tag=OWN_FOLDER, custom_load_fn=self._load_module)
         if path is None:
             raise InputError(f"{folder / OWN_FOLDER}: DeepSpeed cannot load it; was it written by as many processes?")
         return True
