@@ -7,7 +7,7 @@ COMPAT := .venv-compat
 # The oldest transformers that is supported; the newest is in constraints.txt.
 OLDEST_TRANSFORMERS := 4.53.2
 
-.PHONY: setup demo test test-compat check fix clean help chain bench-train bench-data fuzz
+.PHONY: setup demo test test-compat check fix clean help chain bench-train bench-gpu bench-data fuzz
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -53,6 +53,9 @@ chain: setup  ## pretrain, finetune, LoRA and export on tiny, two processes unde
 
 bench-train: setup  ## the time of a training step on this CPU, against its matrix products alone
 	$(BIN)/python benchmarks/train_step.py
+
+bench-gpu: setup  ## training steps of 1.7B and 4B on one GPU: speed, MFU, memory, beside plain transformers (9 minutes)
+	$(BIN)/python benchmarks/gpu_step.py
 
 bench-data: setup  ## the data engine: index, packs, resuming, waiting; files converted and validated (30 minutes)
 	rm -rf build/crops

@@ -59,6 +59,8 @@ def seen(folder):
     # ZeRO-3 comes last: DeepSpeed replaces torch's linear function with its own, which rounds otherwise in bfloat16.
     both = [one for name in STRATEGIES for one in (run(name), resumed(name))]
     both += [on_bf16(name, bf16) for name in STRATEGIES if name != "tp" for bf16 in ("false", "true")]
+    projector = {"mm_tunable_parts": "mm_mlp_adapter", "optim": "adamw", "max_steps": 2, "save_steps": 2}
+    both += [{"name": f"frozen-{name}", "flags": run(name)["flags"] | projector} for name in STRATEGIES]
     found = run_job(job | {"runs": [plain, run("one")]}, folder / "jobs", 1, timeout_s=120)
     return found | run_job(job | {"runs": both}, folder / "jobs", 2, timeout_s=300)
 
@@ -94,6 +96,17 @@ def test_weights_are_saved_whole(folder, seen, name):
     assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
     beyond = [key for key, tensor in saved.items() if not torch.equal(tensor, tensor.bfloat16().float())]
     assert len(beyond) > 0.9 * len(saved)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_what_is_frozen_is_saved_as_it_was_to_the_bit(folder, seen, name):
+    """Whatever the processes round for computing."""
+    before = load_file(folder / "start" / "model.safetensors")
+    after = load_file(folder / "out" / f"frozen-{name}" / "checkpoint-2" / "model.safetensors")
+    assert after.keys() == before.keys()
+    moved = [key for key in before if not torch.equal(before[key], after[key])]
+    assert moved
+    assert all(key.startswith(("mm_projector", "image_newline")) for key in moved)
 
 
 @pytest.mark.parametrize("bf16", ["false", "true"])

@@ -143,4 +143,3 @@ def _loss_into_gradient(
         sums, of_target = both.chunk(2)
     scores_NV.div_(sums).scatter_add_(1, column, -hit)
     return (sums.log() - of_target).sum()
-

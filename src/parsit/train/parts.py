@@ -124,7 +124,7 @@ def narrowable(model: ParsitForConditionalGeneration, config: TrainConfig) -> li
         return []
     kept = _of_layer_norms(model)
     frozen = [p for p in model.parameters() if p.dtype == torch.float32 and not p.requires_grad and p not in kept]
-    return [parameter for parameter in frozen if config.lora_enable or _fits_bfloat16(parameter)]
+    return [parameter for parameter in frozen if config.lora_enable or fits_bfloat16(parameter)]
 
 
 def halvable(module: nn.Module) -> list[nn.Parameter]:
@@ -138,7 +138,7 @@ def _of_layer_norms(module: nn.Module) -> set[torch.Tensor]:
     return {p for one in module.modules() if isinstance(one, nn.LayerNorm) for p in one.parameters()}
 
 
-def _fits_bfloat16(weight: torch.Tensor) -> bool:
+def fits_bfloat16(weight: torch.Tensor) -> bool:
     """Whether every number is one of bfloat16's; a row tells most that are not."""
     return all(torch.equal(part.bfloat16().float(), part) for part in (weight[:1], weight))
 

@@ -20,6 +20,7 @@ from parsit.config import TrainConfig
 from parsit.processing.collate import Batch
 from parsit.train.objective import Losses, Objective, StepCounts
 from parsit.train.optimizer import Group, groups_of
+from parsit.train.parts import fits_bfloat16
 from parsit.train.strategies.base import NormCheck, Strategy
 from parsit.train.world import World
 from parsit.types import InputError, ParsitError, UsageError
@@ -119,12 +120,23 @@ class Zero(Strategy):
         values = read_config(str(self.config.deepspeed), self.config, self.world.size, self.bf16, hidden)
         self.stage = int(values.get("zero_optimization", {}).get("stage", 0))
         self.name = f"ZeRO-{self.stage}"
+        self._keep_frozen(objective)
         (optimizer,) = super()._build_optimizers()
         if self.world.size == 1:
             self._deepspeed.init_distributed("nccl" if self.device.type == "cuda" else "gloo")
         self.engine, wrapped, _, _ = self._deepspeed.initialize(model=objective, optimizer=optimizer, config=values)
         self._zero_optimizer: Any = wrapped  # steps like an optimizer, and is none by its type
         return self.engine
+
+    def _keep_frozen(self, objective: Objective) -> None:
+        """Set aside, on the first process, the frozen weights that DeepSpeed is about to round to bfloat16 for good."""
+        self._frozen: dict[torch.Tensor, torch.Tensor] = {}
+        if not self.bf16 or self.config.lora_enable:  # under adapters what is frozen is never saved
+            return
+        for parameter in objective.parameters():
+            if not parameter.requires_grad and not fits_bfloat16(parameter):
+                here = self.world.is_first
+                self._frozen[parameter] = parameter.detach().cpu().clone() if here else torch.empty(0)
 
     def _build_optimizers(self) -> list[torch.optim.Optimizer]:
         return [self._zero_optimizer]
@@ -170,6 +182,8 @@ class Zero(Strategy):
         """As in `Strategy`; from the fp32 master weights where the model itself is in bfloat16."""
         from deepspeed.utils import safe_get_full_fp32_param
 
+        if tensor in self._frozen:
+            return self._frozen[tensor]
         if isinstance(tensor, nn.Parameter) and tensor.requires_grad:
             master = safe_get_full_fp32_param(tensor)
             if master is not None:
