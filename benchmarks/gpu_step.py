@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import random
 import statistics
 import time
@@ -102,12 +103,19 @@ def pages(processor: ParsitProcessor, longest: int, tokens: int) -> DataSet:
     return in_memory(samples, processor, longest)
 
 
+# Both sizes have the same tiles and tokens: pages are drawn once, and each way of batching them is made once.
+_batches: dict[bool, list[Batch]] = {}
+
+
 def batches_of(
-    config: TrainConfig, data: DataSet, processor: ParsitProcessor, model: ParsitForConditionalGeneration
+    config: TrainConfig, processor: ParsitProcessor, model: ParsitForConditionalGeneration, tokens: int
 ) -> list[Batch]:
     """One epoch's micro-batches, as the run's loader makes them, in host memory."""
-    made = micro_batches_of(config, data, model)
-    return [make_batch(config, data, processor, made, samples) for samples in made.epoch(0)]
+    if config.packing not in _batches:
+        data = pages(processor, config.model_max_length, tokens)
+        made = micro_batches_of(config, data, model)
+        _batches[config.packing] = [make_batch(config, data, processor, made, samples) for samples in made.epoch(0)]
+    return _batches[config.packing]
 
 
 def prepare(
@@ -172,9 +180,8 @@ def measure(case: Case, architecture: Architecture, config: TrainConfig, tokens:
     """One row of the table."""
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     processor = hf.new_processor(architecture)
-    data = pages(processor, config.model_max_length, tokens)
     model = prepare(architecture, processor, config, device)
-    batches = batches_of(config, data, processor, model)
+    batches = batches_of(config, processor, model, tokens)
     flops, work = step_flops(model), StepWork.of(batches)
     largest = max((BatchSize.of(batch) for batch in batches), key=lambda size: (size.positions, size.tiles))
     estimated = estimate(model, config, Placement(), largest, bf16=True).total
@@ -242,6 +249,7 @@ def tell(row: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # as `parsit train` sets it
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="1.7b,4b")
     parser.add_argument("--cases", default=",".join(str(number) for number in range(len(CASES))), help="by number")

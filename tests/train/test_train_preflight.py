@@ -138,12 +138,13 @@ def test_an_image_that_broke_since_the_data_was_counted(config, model, processor
     assert found["samples"].detail.startswith("d.jsonl:4: ")
 
 
-def test_checks_change_neither_weights_nor_random_numbers(config, model, processor, training):
+@pytest.mark.parametrize("flags", [{}, {"bf16": "true", "optim": "adamw_bf16"}])
+def test_checks_change_neither_weights_nor_random_numbers(config, model, processor, training, flags):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    glyphs = replace(config, glyph_loss_weight=0.5)
+    glyphs = replace(config, glyph_loss_weight=0.5, **flags)
     preflight(glyphs, model, processor, training)
     micro_batches = micro_batches_of(glyphs, training, model)
     samples = largest(micro_batches, 0)

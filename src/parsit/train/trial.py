@@ -99,7 +99,8 @@ def try_step(
 ) -> Trial:
     """Forward, backward and update as a run does them, through the strategy that it will have.
 
-    Packing and gradient checkpointing stay switched on where the configuration has them, as the run will do itself.
+    Packing and gradient checkpointing stay switched on where the configuration has them, as the run will do itself;
+    layers are not compiled, as the step's time would be the compiler's.
     Random numbers are put back, and in one process without DeepSpeed the weights as well.
 
     Args:
@@ -175,10 +176,9 @@ def _weights_put_back(model: ParsitForConditionalGeneration) -> Iterator[None]:
     try:
         yield
     finally:
-        with torch.no_grad():
-            for parameter, value in kept.items():
-                parameter.copy_(value)
-                parameter.grad = None
+        for parameter, value in kept.items():
+            parameter.data = value.to(parameter.device)  # in its own type, whatever the optimizer made of it
+            parameter.grad = None
         model.train(training)
 
 

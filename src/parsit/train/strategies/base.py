@@ -53,7 +53,10 @@ def shares(tensor: torch.Tensor) -> int:
 
 
 class Strategy:
-    """One process, one device; weights and optimizer in fp32, matrix products in bf16 where wanted.
+    """One process, one device; matrix products in bf16 where wanted.
+
+    What is trained and the optimizer's state are in fp32, or as `--optim adamw_bf16` keeps them; frozen weights are
+    narrowed where the run computes in bf16 (`parsit.train.parts.narrow_frozen`).
 
     Others derive from it and change what they must: mostly `_wrap` and `backward`.
 
