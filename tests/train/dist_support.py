@@ -1,16 +1,29 @@
-"""Start the processes of a distributed test, and stop them all where one hangs or fails."""
+"""What distributed tests share: their data and strategies; starting processes, and stopping them where one hangs."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import torch
+from PIL import Image, ImageDraw
+
+from parsit import hf
+from parsit.config import Architecture
+
 WORKER = Path(__file__).with_name("dist_worker.py")
+STRATEGIES = {"ddp": {}, "fsdp": {"fsdp": True}, "tp": {"tp": 2}, "zero2": {"deepspeed": "zero2.json"},
+              "zero3": {"deepspeed": "zero3.json"}}  # fmt: skip
+DATA_PARALLEL = [name for name in STRATEGIES if name != "tp"]
+NAMES = {"ddp": "DDP", "fsdp": "FSDP2", "tp": "TP", "zero2": "ZeRO-2", "zero3": "ZeRO-3"}
+# Share of the weights and of the optimizer's state that each of two processes holds; TP leaves tower and norms whole.
+SHARES = {"ddp": (1, 1), "fsdp": (0.5, 0.5), "tp": (0.56, 0.56), "zero2": (1, 0.5), "zero3": (0.5, 0.5)}
 
 
 def free_port() -> int:
@@ -27,7 +40,7 @@ def run_job(job: dict, folder: Path, world_size: int, timeout_s: float) -> dict[
     port = str(free_port())
     processes = []
     for rank in range(world_size):
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
         if world_size > 1:
             environment |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank),
                             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
@@ -53,3 +66,45 @@ def run_job(job: dict, folder: Path, world_size: int, timeout_s: float) -> dict[
         run["name"]: [json.loads((out / f"{run['name']}-{rank}.json").read_text()) for rank in range(world_size)]
         for run in job["runs"]
     }
+
+
+def metrics(folder: Path) -> list[dict]:
+    """A run's metrics.jsonl."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def make_data(folder: Path) -> None:
+    """Fourteen samples: pictures of numbers, text alone, and one with two pictures."""
+    records = []
+    for number in range(14):
+        image = Image.new("RGB", (40 + 8 * (number % 3), 24), "white")
+        ImageDraw.Draw(image).text((2, 6), str(number * 37), fill="black")
+        image.save(folder / f"{number}.png")
+        if number % 4 == 3:
+            talk, images = (f"What is {number}?", f"a number, {number}"), []
+        elif number == 6:
+            talk, images = ("<image> and <image>", "two"), ["5.png", "6.png"]
+        else:
+            talk, images = ("<image>\nRead.", str(number * 37)), [f"{number}.png"]
+        turns = [{"from": "human", "value": talk[0]}, {"from": "gpt", "value": talk[1]}]
+        records.append({"id": str(number), "conversations": turns} | ({"image": images} if images else {}))
+    (folder / "d.jsonl").write_text("\n".join(map(json.dumps, records)))
+
+
+def make_deepspeed(folder: Path) -> None:
+    """The configurations that are shipped; everything is sharded, where small tensors would stay whole."""
+    scripts = Path(__file__).parents[2] / "scripts"
+    shutil.copy(scripts / "zero2.json", folder)
+    for name in ("zero3.json", "zero3_4b.json"):
+        values = json.loads((scripts / name).read_text())
+        values["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        (folder / name).write_text(json.dumps(values))
+
+
+def make_start(
+    folder: Path, architecture: Architecture, name: str = "start", dtype: torch.dtype = torch.float32
+) -> None:
+    """The model and processor that runs begin with."""
+    processor = hf.new_processor(architecture)
+    hf.new_model(architecture, processor, seed=0).to(dtype).save_pretrained(folder / name)
+    processor.save_pretrained(folder / name)

@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
-from dist_support import run_job
-from PIL import Image, ImageDraw
+from dist_support import (
+    DATA_PARALLEL,
+    NAMES,
+    SHARES,
+    STRATEGIES,
+    make_data,
+    make_deepspeed,
+    make_start,
+    metrics,
+    run_job,
+)
 from safetensors.torch import load_file
 
 from parsit import hf
@@ -21,13 +29,6 @@ from parsit import hf
 pytestmark = pytest.mark.dist
 
 STEPS = 10
-STRATEGIES = {"ddp": {}, "fsdp": {"fsdp": True}, "tp": {"tp": 2}, "zero2": {"deepspeed": "zero2.json"},
-              "zero3": {"deepspeed": "zero3.json"}}  # fmt: skip
-DATA_PARALLEL = [name for name in STRATEGIES if name != "tp"]
-NAMES = {"ddp": "DDP", "fsdp": "FSDP2", "tp": "TP", "zero2": "ZeRO-2", "zero3": "ZeRO-3"}
-# Share of the weights and of the optimizer's state that each of two processes holds; TP leaves tower and norms whole.
-SHARES = {"ddp": (1, 1), "fsdp": (0.5, 0.5), "tp": (0.56, 0.56), "zero2": (1, 0.5), "zero3": (0.5, 0.5)}
-
 # Micro-batches of two: an epoch of fourteen samples has seven, so that one rank's last is empty; a step takes them all.
 WHOLE = {"per_device_train_batch_size": 2, "max_steps": STEPS, "save_steps": STEPS, "learning_rate": 3e-3}
 # One sample each: what two ranks compute at the same time differs in modality, length, and whether it is there at all.
@@ -48,46 +49,12 @@ def accumulate(name: str, micro_batches: int) -> dict:
     return {"gradient_accumulation_steps": micro_batches if name in ("one", "tp") else micro_batches // 2}
 
 
-def metrics(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def make_data(folder):
-    """Fourteen samples: pictures of numbers, text alone, and one with two pictures."""
-    records = []
-    for number in range(14):
-        image = Image.new("RGB", (40 + 8 * (number % 3), 24), "white")
-        ImageDraw.Draw(image).text((2, 6), str(number * 37), fill="black")
-        image.save(folder / f"{number}.png")
-        if number % 4 == 3:
-            talk, images = (f"What is {number}?", f"a number, {number}"), []
-        elif number == 6:
-            talk, images = ("<image> and <image>", "two"), ["5.png", "6.png"]
-        else:
-            talk, images = ("<image>\nRead.", str(number * 37)), [f"{number}.png"]
-        turns = [{"from": "human", "value": talk[0]}, {"from": "gpt", "value": talk[1]}]
-        records.append({"id": str(number), "conversations": turns} | ({"image": images} if images else {}))
-    (folder / "d.jsonl").write_text("\n".join(map(json.dumps, records)))
-
-
-def make_deepspeed(folder):
-    """The configurations that are shipped; everything is sharded, where small tensors would stay whole."""
-    scripts = Path(__file__).parents[2] / "scripts"
-    shutil.copy(scripts / "zero2.json", folder)
-    for name in ("zero3.json", "zero3_4b.json"):
-        values = json.loads((scripts / name).read_text())
-        values["zero_optimization"]["stage3_param_persistence_threshold"] = 0
-        (folder / name).write_text(json.dumps(values))
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, mini):
     folder = tmp_path_factory.mktemp("distributed")
     make_data(folder)
     make_deepspeed(folder)
-    processor = hf.new_processor(mini)
-    hf.new_model(mini, processor, seed=0).save_pretrained(folder / "start")
-    processor.save_pretrained(folder / "start")
+    make_start(folder, mini)
     return folder
 
 

@@ -10,11 +10,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from dist_support import run_job
+from dist_support import (
+    DATA_PARALLEL,
+    NAMES,
+    SHARES,
+    STRATEGIES,
+    make_data,
+    make_deepspeed,
+    make_start,
+    metrics,
+    run_job,
+)
 from safetensors.torch import load_file
-from test_train_distributed import DATA_PARALLEL, NAMES, SHARES, STRATEGIES, make_data, make_deepspeed, metrics
 
-from parsit import hf
 from parsit.model.adapter_files import load_with_adapters
 from parsit.model.adapters import is_adapter
 
@@ -52,9 +60,7 @@ def folder(tmp_path_factory, mini):
     make_data(folder)
     make_deepspeed(folder)
     wide = replace(mini, text_config=mini.text_config | {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16})
-    processor = hf.new_processor(wide)
-    hf.new_model(wide, processor, seed=0).save_pretrained(folder / "start")
-    processor.save_pretrained(folder / "start")
+    make_start(folder, wide)
     return folder
 
 

@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from dist_support import run_job
+from dist_support import NAMES, STRATEGIES, make_data, make_deepspeed, make_start, metrics, run_job
 from safetensors.torch import load_file
-from test_train_distributed import NAMES, STRATEGIES, make_data, make_deepspeed, metrics
-
-from parsit import hf
 
 pytestmark = pytest.mark.dist
 
@@ -32,10 +29,8 @@ def folder(tmp_path_factory, mini):
     folder = tmp_path_factory.mktemp("low-memory")
     make_data(folder)
     make_deepspeed(folder)
-    processor = hf.new_processor(mini)
-    for name, dtype in (("start", torch.float32), ("start-bf16", torch.bfloat16)):
-        hf.new_model(mini, processor, seed=0).to(dtype).save_pretrained(folder / name)
-        processor.save_pretrained(folder / name)
+    make_start(folder, mini)
+    make_start(folder, mini, "start-bf16", torch.bfloat16)
     return folder
 
 

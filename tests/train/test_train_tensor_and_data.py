@@ -12,9 +12,8 @@ import shutil
 
 import pytest
 import torch
-from dist_support import run_job
+from dist_support import make_data, make_start, metrics, run_job
 from safetensors.torch import load_file
-from test_train_distributed import make_data, metrics
 
 from parsit import hf
 from parsit.config import TrainConfig
@@ -52,11 +51,8 @@ def odd(mini):
 def folder(tmp_path_factory, odd):
     folder = tmp_path_factory.mktemp("tensor-and-data")
     make_data(folder)
-    processor = hf.new_processor(odd)
     for name, tied in (("start", True), ("start-untied", False)):
-        architecture = dataclasses.replace(odd, text_config=odd.text_config | {"tie_word_embeddings": tied})
-        hf.new_model(architecture, processor, seed=0).save_pretrained(folder / name)
-        processor.save_pretrained(folder / name)
+        make_start(folder, dataclasses.replace(odd, text_config=odd.text_config | {"tie_word_embeddings": tied}), name)
     return folder
 
 
