@@ -7,7 +7,7 @@ COMPAT := .venv-compat
 # The oldest transformers that is supported; the newest is in constraints.txt.
 OLDEST_TRANSFORMERS := 4.53.2
 
-.PHONY: setup demo test test-compat check fix clean help chain bench-train bench-gpu bench-data fuzz
+.PHONY: setup demo test test-compat check fix clean help chain bench-train bench-gpu bench-memory bench-data fuzz
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -56,6 +56,9 @@ bench-train: setup  ## the time of a training step on this CPU, against its matr
 
 bench-gpu: setup  ## training steps of 1.7B and 4B on one GPU: speed, MFU, memory, beside plain transformers (9 minutes)
 	$(BIN)/python benchmarks/gpu_step.py
+
+bench-memory: setup  ## the memory estimate against what real steps hold, on this CPU (10 minutes)
+	$(BIN)/python benchmarks/memory_estimate.py
 
 bench-data: setup  ## the data engine: index, packs, resuming, waiting; files converted and validated (30 minutes)
 	rm -rf build/crops

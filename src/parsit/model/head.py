@@ -4,7 +4,7 @@ Scores of 4,000 positions over Qwen3's vocabulary are 2.4 GB in fp32, and a plai
 over. Here they live for one chunk: loss and gradients of a chunk are computed together in the forward pass, so nothing
 of the vocabulary's width is kept for the backward pass or computed twice. From outside it is one call of one module,
 whatever the data, so that ZeRO-3 and FSDP2 gather the weight once. (The idea of the gradient in the forward pass is
-that of Liger Kernel, Hsu et al. 2024, section 3.2; the sums over a vocabulary that is cut are Megatron-LM's, Shoeybi et
+that of Liger Kernel, Hsu et al. 2024; the sums over a vocabulary that is cut are Megatron-LM's, Shoeybi et
 al. 2019, section 3.)
 """
 

@@ -4,7 +4,7 @@ fp32 AdamW takes 16 bytes (weight, gradient, two moments), and autocast 2 more f
 weight's upper 16 bits, as the bfloat16 that the matrix products use, and the optimizer holds the lower 16: together
 they are the fp32 weight, so nothing of an update is lost. Gradients, and their sums over micro-batches, take the
 weights' type. Moments are rounded stochastically: the second one moves by a thousandth of itself in a step, which
-rounding to nearest would take for nothing (Zamirai et al. 2020, "Revisiting BFloat16 Training", section 3).
+rounding to nearest would take for nothing (Zamirai et al. 2020, "Revisiting BFloat16 Training").
 """
 
 from __future__ import annotations
