@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
+
+from parsit.train.world import local
 
 # Elements that are updated at a time: bounds what lies in fp32 meanwhile (64 MB for each number of an element).
 SLICE = 2**24
@@ -101,11 +102,16 @@ class AdamWBF16(torch.optim.Optimizer):
         state["step"] += 1
         step = int(state["step"])
         beta1, beta2 = group["betas"]
-        weight, first, second = (_local(t).view(-1) for t in (parameter, state["exp_avg"], state["exp_avg_sq"]))
-        gradient = _local(parameter.grad).reshape(-1)
+        weight, first, second = (local(t).view(-1) for t in (parameter, state["exp_avg"], state["exp_avg_sq"]))
+        gradient = local(parameter.grad).reshape(-1)
         lower = self.lower_halves.get(parameter)
         # Drawn anew for each step and parameter: nothing of it has to be saved, and replicas draw the same.
-        random = torch.Generator(weight.device).manual_seed((self.seed * 2**24 + step) * 2**16 + number)
+        seed = ((self.seed * 2**24 + step) * 2**16 + number) % 2**63
+        random = torch.Generator(weight.device).manual_seed(seed)
+        # Tensors, as numbers that change with each step would be compiled anew.
+        decay = torch.tensor(1 - group["lr"] * group["weight_decay"])
+        size = torch.tensor(group["lr"] / (1 - beta1**step))
+        scale = torch.tensor(1 / math.sqrt(1 - beta2**step))
         for start in range(0, weight.numel(), SLICE):
             here = slice(start, start + SLICE)
             noise = torch.randint(
@@ -120,11 +126,10 @@ class AdamWBF16(torch.optim.Optimizer):
                 noise,
                 beta1,
                 beta2,
-                # Tensors, as numbers that change with each step would be compiled anew.
-                decay=torch.tensor(1 - group["lr"] * group["weight_decay"]),
-                size=torch.tensor(group["lr"] / (1 - beta1**step)),
-                scale=torch.tensor(1 / math.sqrt(1 - beta2**step)),
-                eps=group["eps"],
+                decay,
+                size,
+                scale,
+                group["eps"],
             )
 
 
@@ -162,7 +167,3 @@ def halve(parameters: Iterable[nn.Parameter]) -> dict[nn.Parameter, torch.Tensor
     for parameter in parameters:
         parameter.data, lower_halves[parameter] = split(parameter.data)
     return lower_halves
-
-
-def _local(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -109,7 +109,7 @@ def finish_checkpoint(draft: Path, output_dir: Path, saved: SavedState, config_y
 
 def save_model(model: PreTrainedModel, folder: Path, state: dict[str, torch.Tensor]) -> None:
     """Write the model's files with the weights of `state`, all of one type, whatever the model itself holds now."""
-    (saved,) = {str(tensor.dtype).removeprefix("torch.") for tensor in state.values()}
+    (saved,) = {str(tensor.dtype).removeprefix("torch.") for tensor in state.values() if tensor.is_floating_point()}
     model.save_pretrained(folder, state_dict=state)  # which empties it
     # transformers notes the type of what the model holds, and would load the file in that type.
     path = folder / "config.json"

@@ -139,8 +139,8 @@ def _of_layer_norms(module: nn.Module) -> set[torch.Tensor]:
 
 
 def fits_bfloat16(weight: torch.Tensor) -> bool:
-    """Whether every number is one of bfloat16's; a row tells most that are not."""
-    return all(torch.equal(part.bfloat16().float(), part) for part in (weight[:1], weight))
+    """Whether every number is one of bfloat16's; a row tells most that are not. Of what has no numbers, no."""
+    return not weight.is_meta and all(torch.equal(part.bfloat16().float(), part) for part in (weight[:1], weight))
 
 
 def layers_of(module: nn.Module) -> list[nn.Module]:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 
 from parsit.types import InputError, ParsitError, UsageError
 
@@ -74,6 +75,11 @@ class World:
         """Wait for all."""
         if self.size > 1:
             dist.barrier(device_ids=[self.local_rank] if self.device.type == "cuda" else None)
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """What this process holds of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def data_size(processes: int, tp: int) -> int:

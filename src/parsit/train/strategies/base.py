@@ -23,7 +23,7 @@ from parsit.train.adamw_bf16 import halve, join, split
 from parsit.train.objective import Losses, Objective, StepCounts
 from parsit.train.optimizer import Group, build_optimizers, groups_of
 from parsit.train.parts import halvable, narrow_frozen
-from parsit.train.world import World
+from parsit.train.world import World, local
 
 # Looks at the loss and at the gradients' norm before an update, and raises where they are not finite.
 NormCheck = Callable[[float], None]
@@ -37,11 +37,6 @@ def wants_bf16(choice: str, device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported()
     # Both are private, but torch has no public way to ask: matrix tiles (Xeon) or bf16 dot products (Xeon, EPYC).
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-
-
-def local(tensor: torch.Tensor) -> torch.Tensor:
-    """What this process holds of a tensor."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def shares(tensor: torch.Tensor) -> int:

@@ -24,9 +24,9 @@ from parsit.model import ParsitForConditionalGeneration
 from parsit.processing.collate import Batch
 from parsit.train.objective import Losses, Objective, StepCounts
 from parsit.train.parts import layers_of
-from parsit.train.strategies.base import Strategy, local
+from parsit.train.strategies.base import Strategy
 from parsit.train.strategies.fsdp import FullyShard
-from parsit.train.world import data_size
+from parsit.train.world import data_size, local
 from parsit.types import UsageError
 
 LAYER_PLAN = {
