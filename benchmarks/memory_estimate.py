@@ -1,6 +1,7 @@
 """The memory estimate of `parsit check` against what training steps really hold, on a CPU.
 
     make bench-memory                     (python benchmarks/memory_estimate.py)
+    python benchmarks/memory_estimate.py --presets      the estimates alone, for the presets' full rows
 
 A real step of the smol presets (SmolLM2-135M's shapes, drawn pages, packed rows) runs while every storage is noted when
 an operation makes it and when it is let go; the largest sum is what a device must hold. The kernels' own scratch space,
@@ -16,6 +17,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -117,12 +119,35 @@ def measure(stage: str, flags: dict[str, Any]) -> dict[str, Any]:
     return row | {"error": estimated.total / live.peak - 1, "parts": str(estimated)}
 
 
+def tell_presets() -> None:
+    """The estimates of one GPU, without weights: frozen language models as they come from the Hub, in bfloat16."""
+    row = BatchSize(positions=8192, tiles=46, labels=4500)
+    print(f"a row of {row.positions:,} positions, {row.tiles} tiles, {row.labels:,} labels")
+    for size, stage in product(("smol", "qwen3-1.7b", "qwen3-4b"), ("pretrain", "lora", "finetune")):
+        values = load_preset(f"{size}/{stage}")
+        optimizers = ("adamw", "adamw_bf16") if stage == "finetune" else (values.get("optim", "adamw"),)
+        for optim, checkpointing in product(optimizers, (True, False)):
+            flags = {"optim": optim, "gradient_checkpointing": checkpointing}
+            config = TrainConfig(**(values | flags))
+            architecture = replace(load_architecture(values["architecture"]), tokenizer="tiny")
+            model = prepare(architecture, hf.new_processor(architecture), config, torch.device("meta"))
+            if stage == "pretrain":
+                model.language_model.bfloat16()
+            estimated = estimate(model, config, Placement(), row, bf16=True)
+            print(f"{size}/{stage} {optim}{'' if checkpointing else ', no gradient checkpointing'}: {estimated}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--presets", action="store_true", help="the estimates alone, for the presets' full rows")
     parser.add_argument("--cases", default=",".join(str(number) for number in range(len(CASES))), help="by number")
+    arguments = parser.parse_args()
+    if arguments.presets:
+        tell_presets()
+        return
     rows = []
     print(f"{'case':<64}{'estimate':>10}{'held':>10}{'error':>9}")
-    for number in parser.parse_args().cases.split(","):
+    for number in arguments.cases.split(","):
         row = measure(*CASES[int(number)])
         rows.append(row)
         cells = f"{row['estimate_gb']:>7.2f} GB{row['peak_gb']:>7.2f} GB{row['error']:>+9.1%}"
