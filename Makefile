@@ -7,7 +7,7 @@ COMPAT := .venv-compat
 # The oldest transformers that is supported; the newest is in constraints.txt.
 OLDEST_TRANSFORMERS := 4.53.2
 
-.PHONY: setup demo test test-compat check fix clean help chain bench-train bench-gpu bench-memory bench-data fuzz
+.PHONY: setup demo test test-compat check fix clean help chain bench-train gpu gpu-data bench-memory bench-data fuzz
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -54,8 +54,15 @@ chain: setup  ## pretrain, finetune, LoRA and export on tiny, two processes unde
 bench-train: setup  ## the time of a training step on this CPU, against its matrix products alone
 	$(BIN)/python benchmarks/train_step.py
 
-bench-gpu: setup  ## training steps of 1.7B and 4B on one GPU: speed, MFU, memory, beside plain transformers (9 minutes)
-	$(BIN)/python benchmarks/gpu_step.py
+gpu-data: setup  ## line crops for `make gpu`, in build/gpu-data (a few megabytes; they can be carried to a machine that cannot make them)
+	rm -rf build/gpu-data
+	$(BIN)/parsit data synth --out build/gpu-data --unit line --pages 60 --seed 7
+
+# On a machine with its own Python and GPU build of torch: make gpu GPU_PYTHON=python3
+GPU_PYTHON ?= $(BIN)/python
+gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),setup)  ## everything that needs a GPU, into build/gpu (9 minutes); ARGS=--rehearse: in miniature, on a CPU
+	test -e build/gpu-data/train.jsonl || $(MAKE) gpu-data
+	$(GPU_PYTHON) benchmarks/gpu.py $(ARGS)
 
 bench-memory: setup  ## the memory estimate against what real steps hold, on this CPU (10 minutes)
 	$(BIN)/python benchmarks/memory_estimate.py

@@ -1,6 +1,6 @@
 """Training steps of Qwen3-1.7B and 4B on one GPU: speed, share of the peak, memory; beside plain transformers.
 
-    make bench-gpu                        (python benchmarks/gpu_step.py [--sizes 1.7b,4b] [--minutes 9])
+    python benchmarks/gpu_step.py [--sizes 1.7b,4b] [--cases 0,1] [--minutes 9] [--out FILE.json]     (make gpu has it)
 
 Random weights; pages drawn here (A4 at 150 dpi down to receipts) through the run's own data path: some 65,000 tokens in
 rows of 8,192, as the presets have them. One step is all rows, forward, backward and update. Cases:
@@ -12,7 +12,7 @@ rows of 8,192, as the presets have them. One step is all rows, forward, backward
 
 Tokens are real ones, padding left out. MFU is `parsit.train.rates`' (causal attention, no input embedding, no
 recompute, `lm_head` where there is a label), and beside it the same with attention counted in full. The estimate is
-`parsit.train.memory`'s, the peak what torch allocated. Prints a table and writes benchmarks/results/gpu_step.json.
+`parsit.train.memory`'s, the peak what torch allocated. Prints a table and writes the rows to `--out` as they come.
 
 `--rehearse` runs every case at miniature size wherever it is, and writes nothing: it shows that they run.
 """
@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from PIL import Image, ImageDraw
 from torch.nn.utils import clip_grad_norm_
 
@@ -54,7 +55,6 @@ from parsit.train.trial import make_batch, micro_batches_of
 from parsit.train.world import World
 from parsit.types import ImageRef, Sample, Turn
 
-RESULTS = Path(__file__).parent / "results" / "gpu_step.json"
 PAGE_SIZES = ((1240, 1754), (1240, 1754), (1240, 877), (700, 1000), (500, 900), (640, 360))
 TOKENS = 65_536
 WORDS = ("invoice", "total", "date", "of", "delivery", "the", "amount", "due", "4,217.90", "page", "and", "number")
@@ -84,17 +84,22 @@ CASES = (
 )
 
 
+def page(draw: random.Random, size: tuple[int, int]) -> tuple[Image.Image, str]:
+    """A page of so many pixels with words on it, and the words."""
+    image = Image.new("RGB", size, "white")
+    text = " ".join(draw.choices(WORDS, k=size[0] * size[1] // 4000))
+    canvas = ImageDraw.Draw(image)
+    for line in range(0, len(text), 100):
+        canvas.text((40, 40 + line // 3), text[line : line + 100], fill="black")
+    return image, text
+
+
 def pages(processor: ParsitProcessor, longest: int, tokens: int) -> DataSet:
     """Pages with their text until there are so many tokens."""
     draw = random.Random(0)
     samples, count = [], 0
     while count < tokens:
-        size = PAGE_SIZES[len(samples) % len(PAGE_SIZES)]
-        image = Image.new("RGB", size, "white")
-        text = " ".join(draw.choices(WORDS, k=size[0] * size[1] // 4000))
-        canvas = ImageDraw.Draw(image)
-        for line in range(0, len(text), 100):
-            canvas.text((40, 40 + line // 3), text[line : line + 100], fill="black")
+        image, text = page(draw, PAGE_SIZES[len(samples) % len(PAGE_SIZES)])
         turns = (Turn("user", (ImageRef(image), "Read this page as Markdown.")), Turn("assistant", (text,)))
         length = len(processor.encode(turns).input_ids)
         assert length <= longest, f"a page of {length} tokens does not fit {longest}"
@@ -178,7 +183,7 @@ def plain_step(
 
 def measure(case: Case, architecture: Architecture, config: TrainConfig, tokens: int, rounds: int) -> dict[str, Any]:
     """One row of the table."""
-    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    device = device_here()
     processor = hf.new_processor(architecture)
     model = prepare(architecture, processor, config, device)
     batches = batches_of(config, processor, model, tokens)
@@ -208,24 +213,41 @@ def measure(case: Case, architecture: Architecture, config: TrainConfig, tokens:
     return row
 
 
+def device_here() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
 def full_attention(flops: StepFlops) -> StepFlops:
     """The other convention: products of queries with keys that the causal mask hides are counted too."""
     return replace(flops, per_token_squared=2 * flops.per_token_squared)
 
 
-def run_case(case: Case, size: str, rehearse: bool, rounds: int) -> dict[str, Any]:
-    """`measure`, or why there is nothing to measure."""
-    values = load_preset(f"qwen3-{size}/{case.stage}")
+def configuration(
+    size: str, stage: str, flags: dict[str, Any], rehearse: bool
+) -> tuple[Architecture, TrainConfig, int]:
+    """A preset's architecture and stage with other flags, without its pretrained parts, and the tokens of a step."""
+    values = load_preset(f"qwen3-{size}/{stage}")
     architecture = load_architecture(values["architecture"])
     # Any tokenizer's ids are rows of the same tables; the tiny one is at hand everywhere.
     architecture = replace(architecture, tokenizer="tiny", vision_tower=None, model_name_or_path=None)
     tokens = TOKENS
     fixed: dict[str, Any] = {"output_dir": "unused", "bf16": "true", "dataloader_num_workers": 0}
     if rehearse:
-        text, vision = architecture.text_config | MINIATURE_TEXT, architecture.vision_config | MINIATURE_VISION
-        architecture = replace(architecture, text_config=text, vision_config=vision)
+        architecture = shrunk(architecture, MINIATURE_TEXT, MINIATURE_VISION)
         tokens, fixed["model_max_length"] = 3000, 1500
-    config = TrainConfig(**(values | case.flags | fixed))
+    return architecture, TrainConfig(**(values | flags | fixed)), tokens
+
+
+def shrunk(architecture: Architecture, text: dict[str, Any], vision: dict[str, Any]) -> Architecture:
+    """The architecture with other numbers in its language model and tower."""
+    text, vision = architecture.text_config | text, architecture.vision_config | vision
+    return replace(architecture, text_config=text, vision_config=vision)
+
+
+def run_case(case: Case, size: str, rehearse: bool, rounds: int) -> dict[str, Any]:
+    """`measure`, or why there is nothing to measure."""
+    architecture, config, tokens = configuration(size, case.stage, case.flags, rehearse)
     try:
         return measure(case, architecture, config, tokens, rounds)
     except torch.OutOfMemoryError as error:
@@ -248,17 +270,41 @@ def tell(row: dict[str, Any]) -> None:
     print(name.ljust(32) + (row["error"] if "error" in row else "".join(cell.rjust(16) for cell in cells)), flush=True)
 
 
-def main() -> None:
+def about(device: torch.device) -> dict[str, str]:
+    """What a figure depends on besides the code."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    return {"device": name, "torch": torch.__version__, "transformers": transformers.__version__}
+
+
+def write(out: Path | None, device: torch.device, rows: list[dict[str, Any]]) -> None:
+    """The rows so far, whole; written after each, so that what was measured stays."""
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(about(device) | {"rows": rows}, indent=2) + "\n", encoding="utf-8")
+
+
+def arguments_of(description: str | None, add: Callable[[argparse.ArgumentParser], None]) -> argparse.Namespace:
+    """A GPU benchmark's command line: its own flags, `--out` and `--rehearse`; without a GPU only a rehearsal runs."""
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # as `parsit train` sets it
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add(parser)
+    parser.add_argument("--out", type=Path, help="write the rows there as JSON")
+    parser.add_argument("--rehearse", action="store_true", help="miniature models, wherever it is")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available() and not arguments.rehearse:
+        parser.exit(1, f"{parser.prog}: no GPU is visible; --rehearse shows on a CPU that every case runs\n")
+    return arguments
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", default="1.7b,4b")
     parser.add_argument("--cases", default=",".join(str(number) for number in range(len(CASES))), help="by number")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=9.0, help="begin no case that may end later")
-    parser.add_argument("--rehearse", action="store_true", help="miniature models, nothing written")
-    arguments = parser.parse_args()
-    if not torch.cuda.is_available() and not arguments.rehearse:
-        parser.exit(1, "bench-gpu: no GPU is visible; --rehearse shows on a CPU that every case runs\n")
+
+
+def main() -> None:
+    arguments = arguments_of(__doc__, add_flags)
     chosen = [CASES[int(number)] for number in arguments.cases.split(",")]
     started, longest, rows = time.monotonic(), 0.0, []
     print(" " * 32 + "".join(name.rjust(16) for name in COLUMNS))
@@ -272,10 +318,7 @@ def main() -> None:
             longest = max(longest, time.monotonic() - begun)
             rows.append({"size": size, "case": case.name, **row})
             tell(rows[-1])
-            if not arguments.rehearse:  # after each row, so that what was measured stays
-                RESULTS.parent.mkdir(exist_ok=True)
-                about = {"device": torch.cuda.get_device_name(0), "torch": torch.__version__}
-                RESULTS.write_text(json.dumps(about | {"rows": rows}, indent=2) + "\n", encoding="utf-8")
+            write(arguments.out, device_here(), rows)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import torch
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -24,6 +23,9 @@ from transformers import (
     AutoTokenizer,
     PreTrainedTokenizerFast,
 )
+
+# From its own module: some 5.x versions (5.17) give out a stand-in without torchvision, which Parsit does without.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from parsit.config import Architecture, architecture_names, load_architecture, unknown
 from parsit.model import ParsitConfig, ParsitForConditionalGeneration
