@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,10 @@ def parts(out: Path, data: Path, rehearse: bool) -> list[Part]:
     def script(file: str, part: str, *flags: str) -> list[str]:
         return [python, str(HERE / file), *flags, "--out", str(out / f"{part}.json"), *more]
 
-    tests = [python, "-m", "pytest", "-m", "gpu", "-q", "-rA", "-p", "no:cacheprovider", str(ROOT / "tests" / "gpu")]
+    tests = [python, "-m", "pytest", "-m", "gpu", "-v", "-rP", "--durations", "10", "-p", "no:cacheprovider"]
+    tests.append(str(ROOT / "tests" / "gpu"))
+    if not rehearse and find_spec("xdist"):
+        tests += ["-n", "4"]  # one device bears them all, and most of a test is its process's beginning
     short = ["--sizes", "1.7b", "--rounds", "1"] if rehearse else []
 
     def cases(numbers: str) -> list[str]:

@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_profile.py [--sizes 1.7b] [--cases 1,2,3] [--out FILE.json]     (make gpu has it)
 
-Cases are those of gpu_step.py. Two micro-batches and an update under torch's profiler, after two steps without it.
+Cases are those of gpu_step.py. A micro-batch and an update under torch's profiler, after two steps without it.
 `busy` is the share of the step in which a kernel ran; copies to the host and synchronisations are counted, as each lets
 the device run dry.
 """
@@ -66,15 +66,15 @@ def run_case(case: Case, size: str, rehearse: bool) -> dict[str, Any]:
     architecture, config, _ = configuration(size, case.stage, case.flags, rehearse)
     processor = hf.new_processor(architecture)
     model = prepare(architecture, processor, config, device)
-    batches = batches_of(config, processor, model, 3 * config.model_max_length)[:2]
+    batches = batches_of(config, processor, model, config.model_max_length)[:1]
     step = our_step(model, config, batches, device)
     for _ in range(2):
         step()
-    gpu = [ProfilerActivity.CUDA] if device.type == "cuda" else []
-    with profile(activities=[ProfilerActivity.CPU, *gpu]) as profiler:
+    on_gpu = device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU], acc_events=True) as profiler:
         started = time.perf_counter()
         step()
-        if gpu:
+        if on_gpu:
             torch.cuda.synchronize(device)
         seconds = time.perf_counter() - started
     return summary(profiler, seconds)

@@ -167,7 +167,7 @@ def plain_step(
     def step() -> float:
         losses = []
         for batch in (one.to(device) for one in batches):
-            embeds, _ = model.embed(batch.input_ids, batch.pixel_values, batch.image_sizes)
+            embeds, _ = model.embed(batch.input_ids, batch.pixel_values, batch.image_sizes, batch.image_positions)
             loss = model.language_model(
                 inputs_embeds=embeds, attention_mask=batch.attention_mask, labels=batch.labels, num_items_in_batch=items
             ).loss

@@ -143,7 +143,7 @@ def test_generate_with_cache_equals_without_and_equals_step_by_step(model, proce
 
 def test_a_mismatch_of_placeholders_and_features_names_both_numbers(model, processor):
     batch = batch_of(processor, 1)
-    inputs = batch.model_inputs(with_labels=False)
+    inputs = batch.model_inputs(with_labels=False) | {"image_positions": None}
     count = int((batch.input_ids == model.config.image_token_id).sum())
     inputs["input_ids"] = batch.input_ids[:, : count // 2]
     inputs["attention_mask"] = batch.attention_mask[:, : count // 2]

@@ -139,7 +139,7 @@ def test_the_loss_is_the_mean_cross_entropy_of_supervised_positions(mini, proces
 def test_a_batch_without_supervised_positions_has_zero_loss_and_zero_gradients(mini, processor, samples):
     model = hf.new_model(mini, processor, 0).train()
     batch = collate([processor.encode(samples[0].turns)], processor.chat_tokens.pad)
-    inputs = batch.model_inputs() | {"labels": torch.full_like(batch.labels, -100)}
+    inputs = batch.model_inputs() | {"labels": torch.full_like(batch.labels, -100), "label_positions": None}
     loss = model(**inputs).loss
     loss.backward()
     assert float(loss.detach()) == 0

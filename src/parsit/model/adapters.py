@@ -165,6 +165,17 @@ def inject(model: ParsitForConditionalGeneration, tower: str, config: LoraConfig
         parameter.data = parameter.data.float()
 
 
+def leave_casts_to_autocast(model: nn.Module) -> None:
+    """Hand inputs to the adapters as they come, for a model that runs under autocast.
+
+    PEFT casts each input to the adapters' fp32, and autocast casts it back for the product: two passes over memory that
+    change nothing. DoRA's layers are left alone, as they also compute norms in the input's type.
+    """
+    for _, layer in _lora_layers(model):
+        if not layer.use_dora[ADAPTER]:
+            layer.cast_input_dtype_enabled = False
+
+
 def is_adapter(name: str) -> bool:
     """Whether a parameter's name is an adapter's."""
     return ".lora_" in name

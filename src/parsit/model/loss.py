@@ -9,6 +9,7 @@ data, or ranks wait for each other for ever under ZeRO-3 and FSDP2.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 from parsit.model.head import SupervisedHead
 
@@ -16,7 +17,11 @@ IGNORE_INDEX = -100
 
 
 def supervised_loss(
-    hidden_BTD: torch.Tensor, labels_BT: torch.Tensor, lm_head: SupervisedHead, num_items: torch.Tensor | int | None
+    hidden_BTD: torch.Tensor,
+    labels_BT: torch.Tensor,
+    lm_head: SupervisedHead,
+    num_items: torch.Tensor | int | None,
+    positions_N: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Summed cross-entropy of the next-token labels over `num_items`.
 
@@ -26,14 +31,17 @@ def supervised_loss(
         lm_head: hidden states and targets to their loss.
         num_items: what the sum is divided by: the supervised tokens of the whole optimizer step over
             all ranks; None: those of this batch.
+        positions_N: `int[N]`, the positions that are supervised, in the flattened batch, whose next token has a
+            label; None: they are looked for, which waits for the GPU.
 
     Returns:
         A scalar in fp32. Zero where nothing is supervised.
     """
-    targets_BS = labels_BT[:, 1:]
-    supervised_BS = targets_BS != IGNORE_INDEX
-    hidden_ND = hidden_BTD[:, :-1][supervised_BS]
-    targets_N = targets_BS[supervised_BS]
+    next_labels = F.pad(labels_BT[:, 1:], (0, 1), value=IGNORE_INDEX).flatten()
+    if positions_N is None:
+        positions_N = (next_labels != IGNORE_INDEX).nonzero()[:, 0]
+    hidden_ND = hidden_BTD.flatten(0, 1).index_select(0, positions_N)
+    targets_N = next_labels.index_select(0, positions_N)
     if num_items is None:
         num_items = max(targets_N.numel(), 1)
     return lm_head(hidden_ND, targets=targets_N) / num_items

@@ -26,7 +26,7 @@ from parsit.model import packed_attention
 from parsit.model.configuration import ParsitConfig
 from parsit.model.head import SupervisedHead
 from parsit.model.loss import supervised_loss
-from parsit.model.merge import merge_tiles, pool_tiles
+from parsit.model.merge import merge_images, pool_tiles
 from parsit.model.projector import build_projector
 from parsit.model.vision import build_vision_tower, pixel_shuffle
 
@@ -123,7 +123,8 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         Args:
             vision_features_NPD: the tower's features of all tiles, image by image, overview first.
-            image_sizes: `int[images, 2]`, (height, width) of each image in pixels.
+            image_sizes: `int[images, 2]`, (height, width) of each image in pixels. On the CPU; elsewhere it is waited
+                for.
 
         Raises:
             ValueError: the tiles are not those that images of these sizes have.
@@ -138,19 +139,14 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
             )
         shuffled = pixel_shuffle(vision_features_NPD, layout.patches_per_side, layout.mm_pixel_shuffle)
         features_NPD = pool_tiles(self.mm_projector(shuffled), layout)
-        tiles_of_images = features_NPD.split([plan.num_tiles for plan in plans])
-        return torch.cat(
-            [
-                merge_tiles(tiles, plan, layout, self.image_newline)
-                for tiles, plan in zip(tiles_of_images, plans, strict=True)
-            ]
-        )
+        return merge_images(features_NPD, plans, layout, self.image_newline)
 
     def embed(
         self,
         input_ids: torch.Tensor,
         pixel_values: torch.Tensor | None = None,
         image_sizes: torch.Tensor | None = None,
+        image_positions: torch.Tensor | None = None,
         always_run_tower: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The decoder's input, image features in the place of their placeholders.
@@ -159,6 +155,8 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
             input_ids: `int[B, T]`.
             pixel_values: `float[N, 3, H, W]`, tiles of all images of the batch in order, or None.
             image_sizes: `int[images, 2]`, (height, width) in pixels; required with `pixel_values`.
+            image_positions: `int[M]`, where `input_ids`, flattened, has its placeholders, in order; None: it is looked
+                for, which waits for the GPU.
             always_run_tower: without images, run the tower on a blank tile that counts nothing (design D6).
 
         Returns:
@@ -168,8 +166,9 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
             ValueError: placeholders and image features differ in number; both numbers are named.
         """
         embeds_BTD = self.get_input_embeddings()(input_ids)
-        is_image_BT = input_ids == self.config.image_token_id
-        num_placeholders = int(is_image_BT.sum())
+        if image_positions is None:
+            image_positions = (input_ids == self.config.image_token_id).flatten().nonzero()[:, 0]
+        num_placeholders = len(image_positions)
         if pixel_values is None or pixel_values.shape[0] == 0:
             _check_same_number(num_placeholders, 0)
             if always_run_tower:
@@ -181,8 +180,8 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         tokens_MD = self.image_tokens(vision_features_NPD, image_sizes)
         _check_same_number(num_placeholders, tokens_MD.shape[0])
         tokens_MD = tokens_MD.to(embeds_BTD.dtype)
-        mask_BTD = is_image_BT.unsqueeze(-1).expand_as(embeds_BTD)
-        return embeds_BTD.masked_scatter(mask_BTD, tokens_MD), vision_features_NPD
+        merged = embeds_BTD.flatten(0, 1).index_copy(0, image_positions, tokens_MD)
+        return merged.view_as(embeds_BTD), vision_features_NPD
 
     def _blank_tile(self, like: torch.Tensor) -> torch.Tensor:
         """Zero, computed through every vision parameter: each rank runs the tower in each step (design D6)."""
@@ -203,7 +202,9 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         cu_seq_lens: torch.Tensor | None = None,
+        image_positions: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        label_positions: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         inputs_embeds: torch.Tensor | None = None,
         past_key_values: Any = None,
@@ -221,7 +222,9 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
             position_ids: `int[B, T]`; None: 0, 1, 2, …
             cu_seq_lens: `int[conversations + 1]` on the CPU: the row is packed, conversations begin at these places
                 and cannot see each other; needs `enable_packing()`, and `position_ids` that begin again with each.
+            image_positions: see `embed`.
             labels: `int[B, T]`, -100 where nothing is learnt; with labels there are no logits.
+            label_positions: see `supervised_loss`.
             num_items_in_batch: divisor of the summed loss, see `supervised_loss`.
             inputs_embeds: `float[B, T, D]` instead of `input_ids` and images.
             past_key_values: the decoder's cache.
@@ -237,7 +240,7 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if input_ids is None:
                 raise ValueError("forward needs input_ids or inputs_embeds")
             inputs_embeds, vision_features_NPD = self.embed(
-                input_ids, pixel_values, image_sizes, always_run_tower=self.training or labels is not None
+                input_ids, pixel_values, image_sizes, image_positions, self.training or labels is not None
             )
         if cu_seq_lens is not None:
             if self.config.text_config._attn_implementation != packed_attention.NAME:
@@ -256,7 +259,7 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         lm_head = self.get_output_embeddings()
         loss, logits = None, None
         if labels is not None:
-            loss = supervised_loss(hidden_BTD, labels, lm_head, num_items_in_batch)
+            loss = supervised_loss(hidden_BTD, labels, lm_head, num_items_in_batch, label_positions)
         else:
             # slice(-0, None) is everything, which is what 0 asks for.
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -275,6 +278,7 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         pixel_values: torch.Tensor | None = None,
         image_sizes: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        image_positions: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """`transformers`' generation on the language model, after the images were read once.
@@ -287,12 +291,13 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
             pixel_values: see `embed`.
             image_sizes: see `embed`.
             attention_mask: `int[B, T]`, 0 for padding.
+            image_positions: see `embed`.
             kwargs: as for `GenerationMixin.generate`.
 
         Returns:
             `int[B, T + new]`, or what `return_dict_in_generate` gives.
         """
-        inputs_embeds, _ = self.embed(input_ids, pixel_values, image_sizes)
+        inputs_embeds, _ = self.embed(input_ids, pixel_values, image_sizes, image_positions)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         generation_config = copy.deepcopy(kwargs.pop("generation_config", None) or self.generation_config)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
+import torch.nn.functional as F
 
 from parsit.processing.chat import IGNORE_INDEX
 from parsit.processing.processor import Features
@@ -17,12 +18,16 @@ class Batch:
 
     `input_ids`, `labels`: `int[B, T]`. `pixel_values`: `float[N, 3, S, S]`, tiles of all images in order, or None.
     `image_sizes`: `int[images, 2]`, (height, width), or None. `glyph_targets`: `int[N, P, slots]` or None.
+    `image_positions`, `label_positions`: `int[M]`, `int[N]`, where the flattened `input_ids` have image tokens, and
+    where the next token has a label: known here, they need not be looked for on a GPU.
     Padded: `attention_mask`: `int[B, T]`, 0 for padding. Packed: B is 1, `position_ids`: `int[1, T]` begins again
     with each conversation, and `cu_seq_lens`: `int32[conversations + 1]` says where each begins and the last ends.
     """
 
     input_ids: torch.Tensor
     labels: torch.Tensor
+    image_positions: torch.Tensor
+    label_positions: torch.Tensor
     pixel_values: torch.Tensor | None
     image_sizes: torch.Tensor | None
     glyph_targets: torch.Tensor | None = None
@@ -44,11 +49,11 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        # The row's cuts stay on the CPU: they decide which kernels are called.
+        # The row's cuts and the images' sizes stay on the CPU: they decide which kernels are called.
         moved = {
             name: value.to(device, non_blocking=True)
             for name, value in values.items()
-            if isinstance(value, torch.Tensor) and name != "cu_seq_lens"
+            if isinstance(value, torch.Tensor) and name not in ("cu_seq_lens", "image_sizes")
         }
         return replace(self, **moved)
 
@@ -60,8 +65,8 @@ class Batch:
     def model_inputs(self, with_labels: bool = True) -> dict[str, torch.Tensor]:
         """Keyword arguments of the model's `forward` (or `generate`, without labels)."""
         names = ("input_ids", "attention_mask", "position_ids", "cu_seq_lens", "pixel_values", "image_sizes")
-        inputs = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return inputs | ({"labels": self.labels} if with_labels else {})
+        names += ("image_positions",) + (("labels", "label_positions") if with_labels else ())
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
 def collate(features: Sequence[Features], pad_token_id: int, padding_side: str = "right") -> Batch:
@@ -81,9 +86,12 @@ def collate(features: Sequence[Features], pad_token_id: int, padding_side: str =
         input_ids[row, where] = item.input_ids
         labels[row, where] = item.labels
         attention_mask[row, where] = 1
+    firsts = [row * longest + (0 if padding_side == "right" else longest - len(item.input_ids))
+              for row, item in enumerate(features)]  # fmt: skip
     return Batch(
         input_ids=input_ids,
         labels=labels,
+        **_positions(features, firsts, labels),
         attention_mask=attention_mask,
         num_samples=len(features),
         **_image_tensors(features),
@@ -104,11 +112,22 @@ def collate_packed(features: Sequence[Features], pad_token_id: int) -> Batch:
     return Batch(
         input_ids=torch.cat(ids)[None],
         labels=row_of_labels[None],
+        **_positions(features, starts.tolist(), row_of_labels[None]),
         position_ids=torch.cat([torch.arange(len(item)) for item in ids])[None],
         cu_seq_lens=starts.int(),
         num_samples=len(features),
         **_image_tensors(features),
     )
+
+
+def _positions(features: Sequence[Features], firsts: Sequence[int], labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Where image tokens and what is supervised are, conversations beginning at `firsts` of the flattened batch."""
+    of_images = [item.image_positions + first for item, first in zip(features, firsts, strict=False)]
+    next_labels = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX).flatten()
+    return {
+        "image_positions": torch.cat([torch.zeros(0, dtype=torch.long), *of_images]),
+        "label_positions": (next_labels != IGNORE_INDEX).nonzero()[:, 0],
+    }
 
 
 def _image_tensors(features: Sequence[Features]) -> dict[str, torch.Tensor | None]:

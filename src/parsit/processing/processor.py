@@ -31,13 +31,15 @@ from parsit.types import ImageRef, Turn
 class Features:
     """One conversation as tensors.
 
-    `input_ids`, `labels`: `int[T]`. `pixel_values`: `float[N, 3, S, S]` or None without images.
+    `input_ids`, `labels`: `int[T]`. `image_positions`: `int[M]`, where image tokens stand among them.
+    `pixel_values`: `float[N, 3, S, S]` or None without images.
     `image_sizes`: `int[images, 2]`, (height, width). `glyph_targets`: `int[N, P, slots]`, see
     `parsit.processing.glyphs`, or None where they were not asked for.
     """
 
     input_ids: torch.Tensor
     labels: torch.Tensor
+    image_positions: torch.Tensor
     pixel_values: torch.Tensor | None
     image_sizes: torch.Tensor
     glyph_targets: torch.Tensor | None = None
@@ -151,9 +153,11 @@ class ParsitProcessor(ProcessorMixin):
         layout = self.image_processor.layout
         counts = [layout.num_image_tokens(*image.size) for image in images]
         chat = encode_chat(turns, counts, self.tokenizer, self.chat_tokens, add_generation_prompt)
+        input_ids = torch.tensor(chat.input_ids)
         return Features(
-            input_ids=torch.tensor(chat.input_ids),
+            input_ids=input_ids,
             labels=torch.tensor(chat.labels),
+            image_positions=(input_ids == self.chat_tokens.image).nonzero()[:, 0],
             pixel_values=torch.cat([self.image_processor.tiles(image) for image in images]) if images else None,
             image_sizes=torch.tensor([[image.height, image.width] for image in images]).view(-1, 2),
             glyph_targets=_glyph_targets(references, images, layout) if with_glyphs and images else None,

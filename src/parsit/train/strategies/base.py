@@ -18,6 +18,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor, Replicate
 
 from parsit.config import TrainConfig
+from parsit.model.adapters import leave_casts_to_autocast
 from parsit.processing.collate import Batch
 from parsit.train.adamw_bf16 import halve, join, split
 from parsit.train.objective import Losses, Objective, StepCounts
@@ -73,6 +74,8 @@ class Strategy:
         self.lower_halves: dict[nn.Parameter, torch.Tensor] = {}
         if self.bf16 and self.narrows_frozen:
             narrow_frozen(objective.model, config)
+        if self.bf16:
+            leave_casts_to_autocast(objective.model)
         # Ranks that share all data, and those that have data of their own.
         self.data_rank, self.data_size = world.rank, world.size
         self.module: nn.Module = self._wrap(objective)
@@ -115,9 +118,9 @@ class Strategy:
         check(norm)
         limit = self.config.max_grad_norm
         if limit and norm > limit:
-            for _, parameter in self.named_trained():
-                if parameter.grad is not None:
-                    local(parameter.grad).mul_(limit / (norm + 1e-6))
+            torch._foreach_mul_(
+                [local(p.grad) for _, p in self.named_trained() if p.grad is not None], limit / (norm + 1e-6)
+            )
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * factor
@@ -132,20 +135,25 @@ class Strategy:
         and differs with the way in which a gradient is cut.
         """
         parts = list(dict.fromkeys(group.part for group in self.groups))
-        squares = torch.zeros(len(parts), dtype=torch.float64, device=self.device)
         cut = any(isinstance(parameter, DTensor) for _, parameter in self.named_trained())
-        for group in self.groups:
-            for parameter in group.parameters.values():
-                if parameter.grad is not None:
-                    norm = torch.linalg.vector_norm(local(parameter.grad), dtype=torch.float64)
-                    # All processes add up what they have: what several hold counts for a part in each.
-                    holders = self.world.size / shares(parameter) if cut else 1
-                    squares[parts.index(group.part)] += norm**2 / holders
+        squares = torch.stack([self._sum_of_squares(part, cut) for part in parts])
         if cut:
             torch.distributed.all_reduce(squares)
         of_parts = squares.tolist()
         self.part_norms = {part: math.sqrt(square) for part, square in zip(parts, of_parts, strict=True)}
         return math.sqrt(sum(of_parts))
+
+    def _sum_of_squares(self, part: str, cut: bool) -> torch.Tensor:
+        """Of the gradients of one part, a scalar; `cut`: all processes will add up what they have."""
+        members = [p for group in self.groups if group.part == part for p in group.parameters.values()]
+        held = [parameter for parameter in members if parameter.grad is not None]
+        if not held:
+            return torch.zeros((), dtype=torch.float64, device=self.device)
+        norms = torch._foreach_norm([local(parameter.grad) for parameter in held], 2, dtype=torch.float64)
+        # What several processes hold counts for a part in each.
+        holders = [self.world.size / shares(parameter) if cut else 1.0 for parameter in held]
+        weights = torch.tensor(holders, dtype=torch.float64).reciprocal()
+        return (torch.stack(norms).square() * weights.to(self.device)).sum()
 
     @property
     def learning_rates(self) -> dict[str, float]:
