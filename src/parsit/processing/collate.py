@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -130,7 +131,7 @@ def _positions(features: Sequence[Features], firsts: Sequence[int], labels: torc
     }
 
 
-def _image_tensors(features: Sequence[Features]) -> dict[str, torch.Tensor | None]:
+def _image_tensors(features: Sequence[Features]) -> dict[str, Any]:
     pixels = [item.pixel_values for item in features if item.pixel_values is not None]
     glyphs = [item.glyph_targets for item in features if item.glyph_targets is not None]
     return {
