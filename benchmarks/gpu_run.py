@@ -81,8 +81,8 @@ def scored(data: Path, output_dir: Path) -> dict[str, Any]:
     return {"eval_s": time.monotonic() - started, "scores": scores}
 
 
-def measure(data: Path, folder: Path, steps: int, extra: list[str]) -> dict[str, Any]:
-    """All of it, as one row."""
+def measure(data: Path, folder: Path, steps: int, extra: list[str], repeat: bool) -> dict[str, Any]:
+    """All of it, as one row; `repeat`: also how far two runs that were not stopped are apart."""
     whole, again, cut = (folder / name for name in ("whole", "again", "cut"))
     row: dict[str, Any] = {"steps": steps}
     code, row["seconds"] = run(command(data, whole, steps, extra), whole)
@@ -96,9 +96,10 @@ def measure(data: Path, folder: Path, steps: int, extra: list[str]) -> dict[str,
     code, row["rest_seconds"] = run(command(data, cut, steps, extra), cut)
     assert code == 0, f"the resumed run ended with {code}"
     row["apart_resumed"] = apart(whole, cut)
-    code, _ = run(command(data, again, steps, extra), again)
-    assert code == 0, f"the repeated run ended with {code}"
-    row["apart_repeated"] = apart(whole, again)
+    if repeat:
+        code, _ = run(command(data, again, steps, extra), again)
+        assert code == 0, f"the repeated run ended with {code}"
+        row["apart_repeated"] = apart(whole, again)
     return row | scored(data, whole)
 
 
@@ -116,7 +117,8 @@ def main() -> None:
     extra = ["--per_device_train_batch_size", str(arguments.batch), "--dataloader_num_workers", str(workers)]
     extra += ["--bf16", "false" if arguments.rehearse else "true"]
     try:
-        row = measure(arguments.data, folder, 6 if arguments.rehearse else arguments.steps, extra)
+        steps = 6 if arguments.rehearse else arguments.steps
+        row = measure(arguments.data, folder, steps, extra, repeat=not arguments.rehearse)
         print(json.dumps(row, indent=2))
         write(arguments.out, device_here(), [row])
     finally:

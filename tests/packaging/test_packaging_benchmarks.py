@@ -1,4 +1,4 @@
-"""Benchmarks that need what is not here are at least run in miniature, each of their cases."""
+"""What needs a GPU is at least run in miniature on a CPU, every part of it."""
 
 from __future__ import annotations
 
@@ -9,31 +9,70 @@ from pathlib import Path
 
 import pytest
 
-GPU_STEP = Path(__file__).parents[2] / "benchmarks" / "gpu_step.py"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+PARTS = ("tests", "steps", "memory", "read", "run", "profile")
 
 
-def gpu_step(*arguments: str) -> subprocess.CompletedProcess[str]:
+def script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(GPU_STEP), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    command = [sys.executable, str(BENCHMARKS / name), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_the_gpu_benchmark_runs_its_cases_in_miniature():
-    results = GPU_STEP.parent / "results"
-    before = sorted(results.iterdir())
-    done = gpu_step("--rehearse", "--rounds", "1", "--sizes", "1.7b", "--cases", "0,1,3,5")
-    assert done.returncode == 0, done.stderr
-    rows = [line for line in done.stdout.splitlines() if line.startswith("1.7b ")]
-    assert [row[5:32].strip() for row in rows] == ["transformers", "finetune", "lora", "finetune, fp32 weights"]
-    assert all(" s " in row for row in rows), "each has a time"
-    assert sorted(results.iterdir()) == before, "a rehearsal writes nothing"
+@pytest.fixture(scope="module")
+def rehearsal(tmp_path_factory):
+    """`make gpu-data` and `make gpu ARGS=--rehearse`; the second one's output, and its folder."""
+    folder = tmp_path_factory.mktemp("gpu")
+    words = ["data", "synth", "--out", str(folder / "data"), "--unit", "line", "--pages", "12", "--seed", "7"]
+    subprocess.run([sys.executable, "-m", "parsit.cli", *words], check=True, capture_output=True)
+    done = script("gpu.py", "--rehearse", "--data", str(folder / "data"), "--out", str(folder / "out"))
+    return done, folder / "out"
 
 
-def test_without_a_gpu_it_says_so():
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_every_part_for_a_gpu_runs_in_miniature(rehearsal):
+    done, out = rehearsal
+    assert done.returncode == 0, done.stdout
+    for part in PARTS:
+        assert f"== {part}: done" in done.stdout
+        assert (out / f"{part}.log").stat().st_size > 0
+    report = (out / "report.md").read_text()
+    assert "| 1.7b finetune, fp32 weights |" in report
+    assert "| 1.7b, 2 at a time |" in report
+    assert "passed" in report
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_a_run_that_is_stopped_goes_on_to_the_same_losses(rehearsal):
+    """On a CPU to the bit; the report's row has how far apart the runs were."""
+    _, out = rehearsal
+    row = (out / "report.md").read_text().split("## run")[1].split("\n| ")[3]
+    cells = [cell.strip() for cell in row.split("|")]
+    assert cells[0] == "6"
+    assert cells[5:7] == ["0.0e+00", "-"], "how far the resumed run is apart; on a CPU none is repeated"
+
+
+def test_a_part_that_takes_too_long_is_stopped_and_the_rest_is_kept(tmp_path):
+    done = script("gpu.py", "--rehearse", "--parts", "memory,read", "--minutes", "0.2", "--out", str(tmp_path))
+    assert done.returncode == 1
+    assert "== memory: " in done.stdout
+    assert "== read: " in done.stdout
+    assert "stopped after" in done.stdout or "left out: the time is up" in done.stdout
+    assert (tmp_path / "report.md").exists()
+
+
+def test_without_a_gpu_or_without_its_data_it_says_so(tmp_path):
     import torch
 
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
-    done = gpu_step()
-    assert done.returncode == 1
-    assert "no GPU is visible; --rehearse" in done.stderr
+    if not torch.cuda.is_available():
+        done = script("gpu_step.py")
+        assert done.returncode == 1
+        assert "no GPU is visible; --rehearse" in done.stderr
+    done = script("gpu.py", "--data", str(tmp_path))
+    assert done.returncode == 2
+    assert "no line crops there; `make gpu-data` makes them" in done.stderr
+    done = script("gpu.py", "--parts", "stpes")
+    assert done.returncode == 2
+    assert "no part is called 'stpes'" in done.stderr
