@@ -147,3 +147,8 @@ def test_a_batch_reads_what_single_prompts_do(new_model, processor, samples, dev
     print(f"{same} of {len(prompts)} answers are the same")
     # Random weights: the best two tokens may be so near that half precision decides between them by the padding.
     assert same == len(prompts) if dtype == torch.float32 else same >= len(prompts) // 2
+
+
+def test_bytes_become_the_same_numbers_everywhere(processor, features, device):
+    batch = collate(features, processor.chat_tokens.pad)
+    assert torch.equal(batch.to(device).pixel_values.cpu(), batch.pixel_values)

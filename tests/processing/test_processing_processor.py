@@ -124,3 +124,24 @@ def test_collate_pads_on_either_side(processor):
         assert batch.pixel_values.shape[0] == long.pixel_values.shape[0]
         assert batch.num_supervised == short.num_supervised + long.num_supervised
     assert collate([short], pad).pixel_values is None
+
+
+def test_bytes_become_the_tower_s_numbers_as_numpy_makes_them():
+    """OpenAI's CLIP constants, whose products are no round numbers."""
+    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    images = ParsitImageProcessor(32, 8, image_mean=mean, image_std=std)
+    pixels = images.pixels(noise(90, 50))
+    assert pixels.dtype == torch.uint8
+    scale = [(np.asarray(values, np.float32) * 255).reshape(3, 1, 1) for values in (mean, std)]
+    expected = (pixels.numpy().astype(np.float32) - scale[0]) / scale[1]
+    assert np.array_equal(images.tiles(noise(90, 50)).numpy(), expected)
+
+
+def test_a_conversation_carries_bytes(processor, picture):
+    turns = (Turn("user", (ImageRef(picture(90, 40)), "Read.")), Turn("assistant", ("Hi",)))
+    features = processor.encode(turns)
+    batch = collate([features, features], processor.chat_tokens.pad)
+    assert (features.pixels.dtype, batch.pixels.dtype) == (torch.uint8, torch.uint8)
+    assert torch.equal(
+        batch.pixel_values, torch.cat([processor.image_processor(turns[0].images[0].source)["pixel_values"]] * 2)
+    )

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from parsit.processing.chat import IGNORE_INDEX
+from parsit.processing.image_processor import PixelScale
 from parsit.processing.processor import Features
 
 
@@ -17,7 +18,8 @@ from parsit.processing.processor import Features
 class Batch:
     """A batch, padded or packed.
 
-    `input_ids`, `labels`: `int[B, T]`. `pixel_values`: `float[N, 3, S, S]`, tiles of all images in order, or None.
+    `input_ids`, `labels`: `int[B, T]`. `pixels`: `uint8[N, 3, S, S]`, tiles of all images in order, or None; `scale`
+    makes the tower's numbers of them.
     `image_sizes`: `int[images, 2]`, (height, width), or None. `glyph_targets`: `int[N, P, slots]` or None.
     `image_positions`, `label_positions`: `int[M]`, `int[N]`, where the flattened `input_ids` have image tokens, and
     where the next token has a label: known here, they need not be looked for on a GPU.
@@ -29,13 +31,19 @@ class Batch:
     labels: torch.Tensor
     image_positions: torch.Tensor
     label_positions: torch.Tensor
-    pixel_values: torch.Tensor | None
+    pixels: torch.Tensor | None
+    scale: PixelScale | None
     image_sizes: torch.Tensor | None
     glyph_targets: torch.Tensor | None = None
     attention_mask: torch.Tensor | None = None
     position_ids: torch.Tensor | None = None
     cu_seq_lens: torch.Tensor | None = None
     num_samples: int = 0
+
+    @property
+    def pixel_values(self) -> torch.Tensor | None:
+        """`float[N, 3, S, S]`, what the tower takes, made where the batch is; None without images."""
+        return None if self.pixels is None or self.scale is None else self.scale(self.pixels)
 
     @property
     def num_supervised(self) -> int:
@@ -67,7 +75,8 @@ class Batch:
         """Keyword arguments of the model's `forward` (or `generate`, without labels)."""
         names = ("input_ids", "attention_mask", "position_ids", "cu_seq_lens", "pixel_values", "image_sizes")
         names += ("image_positions",) + (("labels", "label_positions") if with_labels else ())
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def collate(features: Sequence[Features], pad_token_id: int, padding_side: str = "right") -> Batch:
@@ -132,10 +141,11 @@ def _positions(features: Sequence[Features], firsts: Sequence[int], labels: torc
 
 
 def _image_tensors(features: Sequence[Features]) -> dict[str, Any]:
-    pixels = [item.pixel_values for item in features if item.pixel_values is not None]
+    pixels = [item.pixels for item in features if item.pixels is not None]
     glyphs = [item.glyph_targets for item in features if item.glyph_targets is not None]
     return {
-        "pixel_values": torch.cat(pixels) if pixels else None,
+        "pixels": torch.cat(pixels) if pixels else None,
+        "scale": features[0].scale if features else None,
         "image_sizes": torch.cat([item.image_sizes for item in features]) if pixels else None,
         "glyph_targets": torch.cat(glyphs) if glyphs else None,
     }

@@ -21,7 +21,7 @@ from transformers.processing_utils import ProcessorMixin
 from parsit.processing.chat import IMAGE_TOKEN, PAD_TOKEN, ChatLength, ChatTokens, count_chats, encode_chat
 from parsit.processing.chat import chat_template as parsit_chat_template
 from parsit.processing.glyphs import NOT_ASKED, glyph_targets
-from parsit.processing.image_processor import ParsitImageProcessor
+from parsit.processing.image_processor import ParsitImageProcessor, PixelScale
 from parsit.processing.images import image_size, load_image
 from parsit.tiling import ImageLayout
 from parsit.types import ImageRef, Turn
@@ -32,7 +32,7 @@ class Features:
     """One conversation as tensors.
 
     `input_ids`, `labels`: `int[T]`. `image_positions`: `int[M]`, where image tokens stand among them.
-    `pixel_values`: `float[N, 3, S, S]` or None without images.
+    `pixels`: `uint8[N, 3, S, S]` or None without images; `scale` makes the tower's numbers of them.
     `image_sizes`: `int[images, 2]`, (height, width). `glyph_targets`: `int[N, P, slots]`, see
     `parsit.processing.glyphs`, or None where they were not asked for.
     """
@@ -40,9 +40,15 @@ class Features:
     input_ids: torch.Tensor
     labels: torch.Tensor
     image_positions: torch.Tensor
-    pixel_values: torch.Tensor | None
+    pixels: torch.Tensor | None
+    scale: PixelScale
     image_sizes: torch.Tensor
     glyph_targets: torch.Tensor | None = None
+
+    @property
+    def pixel_values(self) -> torch.Tensor | None:
+        """`float[N, 3, S, S]`, what the tower takes; None without images."""
+        return None if self.pixels is None else self.scale(self.pixels)
 
     @property
     def num_supervised(self) -> int:
@@ -158,7 +164,8 @@ class ParsitProcessor(ProcessorMixin):
             input_ids=input_ids,
             labels=torch.tensor(chat.labels),
             image_positions=(input_ids == self.chat_tokens.image).nonzero()[:, 0],
-            pixel_values=torch.cat([self.image_processor.tiles(image) for image in images]) if images else None,
+            pixels=torch.cat([self.image_processor.pixels(image) for image in images]) if images else None,
+            scale=self.image_processor.scale,
             image_sizes=torch.tensor([[image.height, image.width] for image in images]).view(-1, 2),
             glyph_targets=_glyph_targets(references, images, layout) if with_glyphs and images else None,
         )

@@ -103,7 +103,7 @@ class BatchSize:
     @classmethod
     def of(cls, batch: Batch) -> BatchSize:
         """The size of a real one."""
-        tiles = 0 if batch.pixel_values is None else batch.pixel_values.shape[0]
+        tiles = 0 if batch.pixels is None else batch.pixels.shape[0]
         return cls(batch.input_ids.numel(), tiles, batch.num_supervised)
 
 
@@ -228,7 +228,7 @@ def _activations(
     model: ParsitForConditionalGeneration, config: TrainConfig, placement: Placement, size: BatchSize, kept: _Kept
 ) -> float:
     decoder, tower = _decoder(model, config, placement, size, kept), _tower(model, config, size, kept)
-    pixels = 4.0 * 3 * model.config.vision_config.image_size**2 * size.tiles
+    pixels = 5.0 * 3 * model.config.vision_config.image_size**2 * size.tiles
     trained = any(parameter.requires_grad for parameter in model.vision_tower.parameters())
     # A frozen tower has let go of all it computed before the decoder begins.
     return pixels + (decoder + tower if trained else max(decoder, tower))

@@ -103,7 +103,7 @@ def check_samples(
         placeholders = int((features.input_ids == model.config.image_token_id).sum())
         plans = [model.layout.plan(width, height) for height, width in features.image_sizes.tolist()]
         expected = sum(plan.num_tokens for plan in plans), sum(plan.num_tiles for plan in plans)
-        found = placeholders, 0 if features.pixel_values is None else features.pixel_values.shape[0]
+        found = placeholders, 0 if features.pixels is None else features.pixels.shape[0]
         if found != expected:
             return Check(
                 "samples",

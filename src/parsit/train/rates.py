@@ -71,7 +71,7 @@ class StepWork:
         total = cls()
         for batch in batches:
             lengths = _lengths(batch)
-            tiles = 0 if batch.pixel_values is None else batch.pixel_values.shape[0]
+            tiles = 0 if batch.pixels is None else batch.pixels.shape[0]
             squares = int((lengths * lengths).sum())
             total = total + cls(int(lengths.sum()), squares, batch.num_supervised, tiles)
         return total
