@@ -8,6 +8,7 @@ a Parsit folder (`load_model`), and the same without weights on the meta device 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
@@ -30,6 +32,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from parsit.config import Architecture, architecture_names, load_architecture, unknown
 from parsit.model import ParsitConfig, ParsitForConditionalGeneration
 from parsit.model.adapter_files import is_adapter_folder, load_with_adapters
+from parsit.model.part_config import language_config, tower_config
 from parsit.model.vision import is_unused_tower_key
 from parsit.processing.chat import IM_END, IMAGE_TOKEN, PAD_TOKEN, VISION_END, VISION_START
 from parsit.processing.image_processor import ParsitImageProcessor
@@ -138,6 +141,8 @@ def model_from_parts(
 ) -> ParsitForConditionalGeneration:
     """Pretrained parts, each loaded strictly, with a new projector (and new parts where none is named).
 
+    A part keeps its own configuration (`parsit.model.part_config`).
+
     Args:
         architecture: the preset whose shapes the parts must have.
         processor: its processor.
@@ -146,19 +151,27 @@ def model_from_parts(
         model_name_or_path: Hub id or folder of a language model.
 
     Raises:
-        InputError: a part whose weights do not fit, by name.
+        InputError: a part that does not fit, by name.
     """
-    model = new_model(architecture, processor, seed)
+    tower = language_model = None
     if vision_tower is not None:
-        _load_tower(model, vision_tower)
+        tower = _fetch(AutoModel, vision_tower, "vision tower")
+        own = tower_config(tower.config, architecture.vision_config, vision_tower, architecture.name)
+        architecture = replace(architecture, vision_config=own)
     if model_name_or_path is not None:
-        _load_language_model(model, model_name_or_path)
+        language_model = _fetch(AutoModelForCausalLM, model_name_or_path, "language model")
+        own = language_config(language_model.config, architecture.text_config, model_name_or_path, architecture.name)
+        architecture = replace(architecture, text_config=own)
+    model = new_model(architecture, processor, seed)
+    if tower is not None:
+        _copy_tower(model, tower, str(vision_tower))
+    if language_model is not None:
+        _copy_language_model(model, language_model, str(model_name_or_path))
     return model
 
 
-def _load_tower(model: ParsitForConditionalGeneration, name: str) -> None:
+def _copy_tower(model: ParsitForConditionalGeneration, tower: nn.Module, name: str) -> None:
     """Copy a full SigLIP tower's weights; only keys of parts that are not built may be left over."""
-    tower = _fetch(AutoModel, name, "vision tower")
     tower = getattr(tower, "vision_model", tower)
     weights = tower.state_dict()
     unused = {key for key in weights if is_unused_tower_key(key, model.config)}
@@ -166,9 +179,8 @@ def _load_tower(model: ParsitForConditionalGeneration, name: str) -> None:
     _load_strictly(model.vision_tower, kept, name)
 
 
-def _load_language_model(model: ParsitForConditionalGeneration, name: str) -> None:
+def _copy_language_model(model: ParsitForConditionalGeneration, source: PreTrainedModel, name: str) -> None:
     """Copy a language model's weights; rows for added tokens are drawn as its own embeddings are distributed."""
-    source = _fetch(AutoModelForCausalLM, name, "language model")
     size = model.config.text_config.vocab_size
     if source.config.vocab_size < size:
         source.resize_token_embeddings(size)
