@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from parsit import hf
 from parsit.config import TrainConfig
@@ -18,16 +19,31 @@ def factors(total, **flags):
 
 
 def test_warm_up_rises_to_the_peak_and_cosine_falls_to_the_minimum():
-    values = factors(11, warmup_steps=2, min_lr_ratio=0.1, lr_scheduler_type="cosine")
+    values = factors(10, warmup_steps=2, min_lr_ratio=0.1, lr_scheduler_type="cosine")
     assert values[:3] == [0.5, 1.0, 1.0]
-    assert values[6] == pytest.approx(0.1 + 0.9 * 0.5)  # half-way from step 2 to step 10
-    assert values[-1] == pytest.approx(0.1)
+    assert values[6] == pytest.approx(0.1 + 0.9 * 0.5)  # half-way from step 2 to step 10, which would be the next
+    assert 0.1 < values[-1] < 0.15
     assert max(values) == 1.0
 
 
 def test_linear_and_constant():
-    assert factors(5, warmup_ratio=0.0, lr_scheduler_type="linear") == pytest.approx([1.0, 0.75, 0.5, 0.25, 0.0])
+    assert factors(5, warmup_ratio=0.0, lr_scheduler_type="linear") == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
     assert factors(4, warmup_ratio=0.5, lr_scheduler_type="constant") == [0.5, 1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "schedule"),
+    [("cosine", get_cosine_schedule_with_warmup), ("linear", get_linear_schedule_with_warmup)],
+)
+def test_the_decay_is_transformers_and_the_last_step_still_learns(kind, schedule):
+    """Ours warms up from the first step on; theirs takes that one at a rate of zero."""
+    total, warmup = 40, 7
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    theirs = schedule(optimizer, warmup, total).lr_lambdas[0]
+    values = factors(total, warmup_steps=warmup, lr_scheduler_type=kind)
+    assert values[warmup:] == pytest.approx([theirs(step) for step in range(warmup, total)])
+    assert values[:warmup] == pytest.approx([theirs(step + 1) for step in range(warmup)])
+    assert values[-1] > 0
 
 
 def test_parts_have_their_own_rates_and_what_has_one_dimension_is_not_decayed(mini):

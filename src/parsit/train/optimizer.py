@@ -103,13 +103,14 @@ def _settings(group: Group) -> dict[str, Any]:
 def learning_rate_factor(step: int, total_steps: int, config: TrainConfig) -> float:
     """Share of the peak learning rate in optimizer step `step` (from 0).
 
-    Linear warm-up to the peak, then constant, or falling to `min_lr_ratio` of it at the last step.
+    Linear warm-up to the peak, then constant, or falling towards `min_lr_ratio` of it: as in transformers, it would be
+    reached by a step behind the last one, so that no step is taken at a rate of zero.
     """
     warmup = config.warmup_steps or math.ceil(config.warmup_ratio * total_steps)
     if step < warmup:
         return (step + 1) / warmup
     if config.lr_scheduler_type == "constant":
         return 1.0
-    progress = (step - warmup) / max(total_steps - 1 - warmup, 1)
+    progress = (step - warmup) / max(total_steps - warmup, 1)
     falling = 0.5 * (1 + math.cos(math.pi * progress)) if config.lr_scheduler_type == "cosine" else 1 - progress
     return config.min_lr_ratio + (1 - config.min_lr_ratio) * falling
