@@ -156,11 +156,11 @@ def test_workers_are_seeded_from_torch(processor, picture):
 
     from torch.utils.data import DataLoader
 
-    from parsit.data.loader import seed_worker
+    from parsit.data.loader import begin_worker
 
     def draws(seed):
         loader = DataLoader(
-            range(2), num_workers=1, worker_init_fn=seed_worker, generator=torch.Generator().manual_seed(seed),
+            range(2), num_workers=1, worker_init_fn=begin_worker, generator=torch.Generator().manual_seed(seed),
             collate_fn=lambda _: (random.random(), float(np.random.rand()), float(torch.rand(()))),
         )  # fmt: skip
         return list(loader)

@@ -8,6 +8,7 @@ keeps its place in the plan, and travels as a finding: on any number of processe
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -89,11 +90,15 @@ class _Shares:
             yield micro_batch.tolist()
 
 
-def seed_worker(_: int) -> None:
-    """Seed a worker's generators from torch's, as PyTorch's notes on reproducibility say; one thread each.
+def begin_worker(_: int) -> None:
+    """Set a worker up: its generators seeded from torch's, as PyTorch's notes on reproducibility say; one thread.
 
-    Nothing here draws random numbers; whatever a future augmentation draws will repeat.
+    Nothing here draws random numbers; whatever a future augmentation draws will repeat. Requests to stop are for the
+    training process, which still needs its workers for the step that it finishes: Slurm, Kubernetes and a terminal that
+    closes send them to the whole process group. A worker ends with its DataLoader, or with its parent.
     """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     info = get_worker_info()
     assert info is not None
     seed = info.seed % 2**32
@@ -157,7 +162,7 @@ class Loader:
                 collate_fn=self.collate,
                 num_workers=self.num_workers,
                 prefetch_factor=self.prefetch_factor if self.num_workers else None,
-                worker_init_fn=seed_worker,
+                worker_init_fn=begin_worker,
                 # DataLoader draws its workers' seed from this; from the global generator it would move on the numbers
                 # of the training run, and a resumed run would not equal an uninterrupted one.
                 generator=torch.Generator(),
