@@ -8,11 +8,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from parsit import hf
+from parsit.model.adapters import AdapterSettings, add_adapters
 from parsit.model.flops import StepFlops, step_flops
 from parsit.processing.collate import collate, collate_packed
+from parsit.train.adapters import set_trainable
 from parsit.train.objective import Objective, StepCounts
-from parsit.train.parts import set_tunable
 from parsit.train.rates import StepWork, mfu, peak_flops, peak_flops_of
+
+ALL = ["mm_vision_tower", "mm_mlp_adapter", "mm_language_model"]
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +44,23 @@ def test_the_formula_by_hand():
     assert mfu(work, per, seconds=0.5, peak=None) is None
 
 
-@pytest.mark.parametrize("parts", [["mm_vision_tower", "mm_mlp_adapter", "mm_language_model"], ["mm_mlp_adapter"]])
-def test_the_work_of_a_real_step_is_what_torch_counts(mini, processor, features, parts):
+WAYS = {
+    "everything": (ALL, None, None),
+    "the projector": (["mm_mlp_adapter"], None, None),
+    "the language model": (["mm_language_model"], None, None),
+    "the tower's last layer": (["mm_vision_tower"], range(1, 2), None),
+    "adapters and projector": (["mm_mlp_adapter"], None, {}),
+    "adapters in both": (["mm_mlp_adapter"], None, {"lora_targets_vision": "all-linear"}),
+    "adapters alone": ([], None, {}),
+}
+
+
+@pytest.mark.parametrize(("parts", "layers", "adapters"), WAYS.values(), ids=WAYS)
+def test_the_work_of_a_real_step_is_what_torch_counts(mini, processor, features, parts, layers, adapters):
     model = hf.new_model(mini, processor, 0).train()
-    set_tunable(model, parts)
+    if adapters is not None:
+        add_adapters(model, AdapterSettings(lora_r=4, lora_alpha=8, lora_dropout=0.0, **adapters), 0)
+    set_trainable(model, parts, layers)
     batch = collate(features[:1], 0)  # torch counts padding as well
     work = StepWork.of([batch])
     # The plain kernel, which torch can count; it computes the half of causal attention that is masked as well.
@@ -52,7 +68,8 @@ def test_the_work_of_a_real_step_is_what_torch_counts(mini, processor, features,
         Objective(model, 0.0)(batch, StepCounts.of([batch])).total.backward()
     per = step_flops(model)
     masked = per.per_token_squared * work.tokens_squared
-    assert work.flops(per) + masked == pytest.approx(counter.get_total_flops(), rel=0.02)
+    # In the first layer queries, keys and values share an input, to which no gradient passes: a step is a bit less.
+    assert work.flops(per) + masked == pytest.approx(counter.get_total_flops(), rel=0.05 if parts == [] else 0.02)
 
 
 @pytest.mark.parametrize(

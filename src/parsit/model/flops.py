@@ -1,7 +1,8 @@
 """Floating-point operations of a training step, counted from the shapes of its matrix products.
 
-A product of [m, k] and [k, n] counts 2 m k n; the backward pass twice as much as the forward pass where weights are
-trained, and as much again where gradients only pass through. Norms, activations and the input embedding's look-up
+A product of [m, k] and [k, n] counts 2 m k n in the forward pass, as much again where its weight is trained, and as
+much again where something before it is trained, to which the gradient must pass: a frozen base under adapters has two
+products for each weight, not three. Norms, activations and the input embedding's look-up
 count nothing. Source of the counting: Kaplan et al. 2020, "Scaling Laws for Neural Language Models", section 2.1, with
 attention added.
 """
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from parsit.model.modeling import ParsitForConditionalGeneration
+from parsit.model.quantize import num_parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,31 +40,35 @@ def step_flops(model: ParsitForConditionalGeneration) -> StepFlops:
     # Causal: half of the products of queries with keys, and of weights with values.
     attention = 2 * text.num_hidden_layers * text.num_attention_heads * head_dim
     tower_attention = 4 * model.config.num_vision_layers * vision.hidden_size * patches**2
-    tower_passes = _passes(tower, gradient_beyond=False)
-    projector_passes = _passes(projector, gradient_beyond=_is_trained(tower))
-    decoder_passes = _passes(decoder, gradient_beyond=_is_trained(tower) or _is_trained(projector))
+    before_projector = _is_trained(tower)
+    before_decoder = before_projector or _is_trained(projector) or _is_trained(model.get_input_embeddings())
+    before_head = before_decoder or _is_trained(decoder)
     tokens_of_tile = patches / model.config.mm_pixel_shuffle**2
     return StepFlops(
-        per_token=2 * decoder_passes * _matrix_weights(decoder),
-        per_token_squared=(3 if decoder_passes > 1 else 1) * attention,
-        per_label=2 * decoder_passes * text.vocab_size * text.hidden_size,
-        per_tile=2 * tower_passes * _matrix_weights(tower) * patches
-        + (3 if tower_passes > 1 else 1) * tower_attention
-        + 2 * projector_passes * _matrix_weights(projector) * tokens_of_tile,
+        per_token=2 * _products(decoder, before_decoder),
+        per_token_squared=(3 if before_head else 1) * attention,
+        per_label=2 * _products(model.get_output_embeddings(), before_head),
+        per_tile=2 * _products(tower, False) * patches
+        + (3 if before_projector else 1) * tower_attention
+        + 2 * _products(projector, before_projector) * tokens_of_tile,
     )
 
 
-def _matrix_weights(module: nn.Module) -> int:
-    """Weights of linear and convolution layers; tables of embeddings are looked up, not multiplied."""
-    return sum(m.weight.numel() for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv2d)))
+def _products(module: nn.Module, gradient_beyond: bool) -> int:
+    """Weights of linear and convolution layers, each as often as it is multiplied; embeddings are looked up.
+
+    Args:
+        module: its layers are taken in their order.
+        gradient_beyond: something before the module is trained.
+    """
+    products, gradient = 0, gradient_beyond
+    for layer in module.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            trained = layer.weight.requires_grad
+            products += num_parameters(layer.weight) * (1 + trained + gradient)
+            gradient = gradient or trained
+    return products
 
 
 def _is_trained(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters())
-
-
-def _passes(module: nn.Module, gradient_beyond: bool) -> int:
-    """Products for each weight: forward, gradient of the input, gradient of the weight."""
-    if _is_trained(module):
-        return 3
-    return 2 if gradient_beyond else 1

@@ -146,7 +146,7 @@ def set_compute_dtype(model: nn.Module, dtype: torch.dtype) -> None:
         layer.compute_dtype, layer.compute_type_is_set = dtype, True  # type: ignore[assignment]
 
 
-def num_parameters(parameter: nn.Parameter) -> int:
+def num_parameters(parameter: torch.Tensor) -> int:
     """How many weights a parameter holds: a 4-bit one stores two in each byte."""
     state = getattr(parameter, "quant_state", None)
     return parameter.numel() if state is None else int(torch.Size(state.shape).numel())
