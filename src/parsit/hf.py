@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -104,7 +105,7 @@ def _fetch(auto_class: Any, name: str, what: str) -> Any:
     """
     try:
         return auto_class.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"cannot get the {what} of {name}: {reason} (without a Hub, name a folder with --model_name_or_path "
@@ -205,7 +206,7 @@ def load_model(path: str | Path, **kwargs: Any) -> ParsitForConditionalGeneratio
         return load_with_adapters(Path(path), **kwargs)
     try:
         return ParsitForConditionalGeneration.from_pretrained(path, **kwargs)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"{path}: cannot load the model: {' '.join(str(error).split())}") from error
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from parsit import hf
-from parsit.cli.train import architecture_of, parse, require_given_flags
-from parsit.types import UsageError
+from parsit.cli.train import parse
+from parsit.train.prepare import architecture_of
 
 BASE = ["tiny", "--data", "x", "--output_dir", "y"]
 
@@ -43,14 +43,3 @@ def test_image_tokens_can_be_added():
     architecture = architecture_of(parse([*BASE, "--mm_use_im_patch_token", "true"]))
     assert architecture.processing["mm_use_im_patch_token"] is True
     assert len(hf.new_processor(architecture).tokenizer) == 4096  # the shipped one has them already
-
-
-def test_a_flag_that_a_loaded_model_contradicts_is_refused(mini):
-    processor = hf.new_processor(mini)
-    model = hf.new_model(mini, processor, 0)
-    config = parse([*BASE, "--model_name_or_path", "runs/first", "--mm_projector_type", "linear"])
-    with pytest.raises(
-        UsageError, match="--mm_projector_type is linear, but the model in runs/first was built with mlp2x"
-    ):
-        require_given_flags(config, model, processor)
-    require_given_flags(parse([*BASE, "--mm_projector_type", "mlp2x_gelu"]), model, processor)

@@ -11,6 +11,8 @@ from parsit import hf
 from parsit.config import TrainConfig
 from parsit.data.dataset import in_memory
 from parsit.train import find_newest, train
+from parsit.train.prepare import Prepared, set_free
+from parsit.train.world import World
 from parsit.types import GlyphBox, ImageRef, Sample, Turn
 
 
@@ -43,7 +45,7 @@ def samples(tmp_path_factory) -> list[Sample]:
 def run(mini, processor, samples):
     """Train the miniature model into a folder, resuming from its newest checkpoint; keyword arguments are flags."""
 
-    def start(output_dir: Path, data: list[Sample] = samples, seed: int = 0, model=None, **flags):
+    def start(output_dir: Path, data: list[Sample] = samples, seed: int = 0, model=None, on_step=None, **flags):
         config = TrainConfig(
             output_dir=str(output_dir),
             **{"bf16": "false", "per_device_train_batch_size": 4, "learning_rate": 3e-3, "max_steps": 6, "seed": seed}
@@ -54,6 +56,8 @@ def run(mini, processor, samples):
         if model is None:
             model = hf.load_model(checkpoint) if checkpoint else hf.new_model(mini, processor, seed)
         data_set = in_memory(data, processor, 512)
-        return train(config, model, processor, data_set, data_set, checkpoint)
+        parts = set_free(model, config)
+        prepared = Prepared(config, World(), model, processor, data_set, data_set, parts, checkpoint)
+        return train(prepared, on_step) if on_step else train(prepared)
 
     return start

@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
-from parsit import hf
-from parsit.cli.train import _model, sampler
-from parsit.config import TrainConfig, load_architecture
-from parsit.data.dataset import in_memory
-from parsit.data.files import read_files
-from parsit.train import find_newest, loop
+from parsit.config import TrainConfig
+from parsit.train import train
 from parsit.train.checkpoint import list_checkpoints
+from parsit.train.loop import Run
+from parsit.train.prepare import prepare
 from parsit.train.world import World, join, leave
 from parsit.types import ParsitError
 
 
-def placement(run: loop._Run) -> dict[str, object]:
+def placement(run: Run) -> dict[str, object]:
     """How much of the model, and of what is trained of it, lies here: weights held, and weights there are."""
     here = whole = trained_here = trained = 0
     for parameter in run.objective.parameters():
@@ -63,12 +62,11 @@ def placement(run: loop._Run) -> dict[str, object]:
         "optimizer_here": sum(states),
         "trained_here": trained_here,
         "trained": trained,
-        "told": {part.name: part.trainable for part in run.parts},
         "digest": digest.hexdigest(),
     }
 
 
-def whole_state(run: loop._Run) -> dict[str, torch.Tensor]:
+def whole_state(run: Run) -> dict[str, torch.Tensor]:
     """A copy of every weight as it is now, on the first process; called by all at once."""
     return {name: tensor.clone() for name, tensor in run.strategy.state_dict().items()}
 
@@ -82,58 +80,63 @@ def do(run_job: dict, job: dict, world: World) -> dict[str, object]:
             if number > run_job["from_step"]:
                 shutil.rmtree(path)
     world.barrier()
-    flags = {"bf16": "false", "dataloader_num_workers": 0, "eval_steps": 0, "output_dir": str(out)} | run_job["flags"]
-    config = TrainConfig(**flags)
-    checkpoint = find_newest(out, warn=print)
-    start = checkpoint or run_job.get("start", job["start"])
-    processor = hf.load_processor(start)
-    data = in_memory(read_files([job["data"]]), processor, 512)
-    world.barrier()
+    flags = {
+        "bf16": "false",
+        "dataloader_num_workers": 0,
+        "eval_steps": 0,
+        "output_dir": str(out),
+        "data": [job["data"]],
+    }
+    flags |= {"eval_data": [job["data"]]} if run_job.get("validate") else {}
+    flags["model_name_or_path"] = run_job.get("start", job["start"])
+    seen: dict[str, Any] = {}
+    started = time.monotonic()
     broken = Path(run_job["break"]) if "break" in run_job else None  # an image that breaks after it was counted
     whole = broken.read_bytes() if broken else b""
-    world.barrier()
-    if broken:
-        broken.write_bytes(b"broken")
-    architecture = load_architecture(config.architecture)
-    model, base = _model(config, architecture, processor, Path(start), checkpoint is not None, world)
-    before: list[dict[str, torch.Tensor]] = []
-    seen: dict[str, Any] = {}
-    original = loop._Run.step
-
-    def step(self: loop._Run, number: int, *arguments: object) -> dict[str, float]:
-        seen.setdefault("first_step", number + 1)
-        if run_job.get("watch") and not before:
-            before.append(whole_state(self))
-        if number == run_job.get("poison"):
-            with torch.no_grad():
-                for name, parameter in self.objective.named_parameters():
-                    if name.endswith("mm_projector.0.bias"):
-                        held = getattr(parameter, "ds_tensor", parameter)
-                        (held.to_local() if hasattr(held, "to_local") else held).fill_(float("nan"))
-        entry = original(self, number, *arguments)
-        seen.update(placement(self))
-        if run_job.get("watch") and number == self.total_steps - 1:
-            after = whole_state(self)
-            seen["moved"] = [name for name, tensor in after.items() if not torch.equal(tensor, before[0][name])]
-            seen["stayed"] = [name for name in after if name not in seen["moved"]]
-        return entry
-
-    loop._Run.step = step
-    started = time.monotonic()
     try:
-        validation = data if run_job.get("validate") else None
-        reader = sampler(processor, data) if config.sample_steps else None
-        loop.train(config, model, processor, data, validation, checkpoint, world, reader, base)
+        prepared = prepare(TrainConfig(**flags | run_job["flags"]), world)
+        seen["told"] = {part.name: part.trainable for part in prepared.parts}
+        world.barrier()
+        if broken:
+            broken.write_bytes(b"broken")
+        train(prepared, watcher(run_job, seen))
     except (ParsitError, ValueError) as error:
         seen["error"] = f"{type(error).__name__}: {error}"
-    finally:
-        loop._Run.step = original
     world.barrier()
     if broken:
         broken.write_bytes(whole)
     world.barrier()
     seen["seconds"] = time.monotonic() - started
     return seen
+
+
+def watcher(run_job: dict, seen: dict[str, Any]) -> Callable[[Run, int], None]:
+    """Puts into `seen` what the job asks for, before the first step and after each; poisons a weight where it says."""
+    before: dict[str, torch.Tensor] = {}
+
+    def on_step(run: Run, step: int) -> None:
+        if "first_step" not in seen:
+            seen["first_step"] = step + 1
+            before.update(whole_state(run) if run_job.get("watch") else {})
+        else:
+            seen.update(placement(run))
+        if step == run_job.get("poison"):
+            poison(run)
+        if run_job.get("watch") and step == run.total_steps:
+            after = whole_state(run)
+            seen["moved"] = [name for name, tensor in after.items() if not torch.equal(tensor, before[name])]
+            seen["stayed"] = [name for name in after if name not in seen["moved"]]
+
+    return on_step
+
+
+def poison(run: Run) -> None:
+    """Make a weight no number, in each process's share of it."""
+    with torch.no_grad():
+        for name, parameter in run.objective.named_parameters():
+            if name.endswith("mm_projector.0.bias"):
+                held = getattr(parameter, "ds_tensor", parameter)
+                (held.to_local() if hasattr(held, "to_local") else held).fill_(float("nan"))
 
 
 def main() -> None:

@@ -48,20 +48,11 @@ def test_packs_with_glyphs_and_accumulation_resume_to_the_bit(run, tmp_path):
 
 
 @pytest.fixture
-def breaking(samples, tmp_path, monkeypatch):
-    """The samples, the image of the fourth of which is cut off when the run begins (after the data was counted)."""
-    from parsit.train import loop
-
+def breaking(samples):
+    """A hook that cuts the image of the fourth sample off when the run begins, after the data was counted."""
     image = samples[3].images[0].source
     whole = image.read_bytes()
-    begin = loop._Run.__init__
-
-    def cut(self, *arguments):
-        begin(self, *arguments)
-        image.write_bytes(whole[: len(whole) // 2])
-
-    monkeypatch.setattr(loop._Run, "__init__", cut)
-    yield samples
+    yield lambda run, step: image.write_bytes(whole[: len(whole) // 2])
     image.write_bytes(whole)
 
 
@@ -69,7 +60,7 @@ def breaking(samples, tmp_path, monkeypatch):
 def test_a_sample_that_breaks_in_mid_run_is_left_out_counted_and_listed(run, tmp_path, breaking, packing, capsys):
     flags = {"eval_steps": 0, "max_bad_fraction": 0.2, "max_steps": 8, "save_steps": 8, "packing": packing}
     with pytest.raises(InputError, match=r"validation sample d\.jsonl:4: .*image-damaged"):
-        run(tmp_path / "run", data=breaking, model_max_length=128, **flags)
+        run(tmp_path / "run", on_step=breaking, model_max_length=128, **flags)
     entries = metrics(tmp_path / "run")
     assert max(entry["left_out"] for entry in entries) == 1
     listed = [json.loads(line) for line in (tmp_path / "run" / "left_out.jsonl").read_text().splitlines()]
@@ -80,7 +71,7 @@ def test_a_sample_that_breaks_in_mid_run_is_left_out_counted_and_listed(run, tmp
 
 def test_too_many_broken_samples_stop_the_run(run, tmp_path, breaking):
     with pytest.raises(InputError, match=r"1 samples could not be read, more than --max_bad_fraction 0\.001 of 14"):
-        run(tmp_path / "run", data=breaking, max_steps=8)
+        run(tmp_path / "run", on_step=breaking, max_steps=8)
     assert (tmp_path / "run" / "left_out.jsonl").exists()
 
 

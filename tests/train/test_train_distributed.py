@@ -71,7 +71,7 @@ def seen(folder):
         for name in names:
             runs.append({"name": f"whole-{name}", "flags": flags(name, WHOLE, 8)})
             if name in ("one", "tp"):
-                runs.append({"name": f"read-{name}", "flags": flags(name, HALVES, 4)})
+                runs.append({"name": f"read-{name}", "flags": flags(name, HALVES, 4), "validate": True})
             if name == "tp":
                 continue
             checkpointing = {"gradient_checkpointing": name != "ddp"}

@@ -266,5 +266,12 @@ def test_the_verb_with_adapters(folder, capsys):
 def test_a_part_that_does_not_exist_is_wrong_usage(folder):
     with pytest.raises(UsageError, match="unknown part in --mm_tunable_parts 'mm_projector'"):
         check.main([*BASE, "--mm_tunable_parts", "mm_projector"])
-    with pytest.raises(UsageError, match="--max_memory_gb is 'much'"):
-        check.main([*BASE, "--max_memory_gb", "much"])
+
+
+@pytest.mark.parametrize("value", ["much", "0", "-1", "nan"])
+def test_memory_that_is_no_amount_is_wrong_usage(folder, capsys, value):
+    with pytest.raises((UsageError, SystemExit)) as raised:
+        check.main([*BASE, f"--max_memory_gb={value}"])
+    said = capsys.readouterr().err if raised.type is SystemExit else str(raised.value)
+    assert "max_memory_gb" in said
+    assert raised.type is UsageError or (raised.value.code, said.count("\n")) == (2, 1)

@@ -35,11 +35,12 @@ def num_processes(asked: int) -> int:
 def set_defaults(processes: int) -> None:
     """Settings of memory and communication, for what the user has not set.
 
-    `expandable_segments` lets CUDA's allocator grow its blocks, where batches of changing length would leave holes. On
-    one machine with several GPUs NCCL talks over NVLink or PCIe alone; with one GPU, or under a launcher that may span
-    machines, nothing of NCCL's is touched.
+    On one machine with several GPUs NCCL talks over NVLink or PCIe alone; with one GPU, or under a launcher that may
+    span machines, nothing of NCCL's is touched.
     """
-    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    from parsit.train.fit import set_allocator_defaults
+
+    set_allocator_defaults()
     launched = "RANK" in os.environ or "SLURM_PROCID" in os.environ
     if processes > 1 and not launched:
         os.environ.setdefault("NCCL_P2P_DISABLE", "0")

@@ -1,6 +1,6 @@
 """The training run, top to bottom.
 
-    prepare:  which parts are trained -> objective -> groups -> strategy; where to resume
+    begin:    objective -> groups -> strategy; where to resume (`parsit.train.prepare` made what is trained)
     step:     batches -> counts of what is supervised -> forward, backward -> norm -> check -> update
     after:    entry in metrics.jsonl; now and then validation and a checkpoint
 
@@ -10,7 +10,6 @@ accumulation does not change the gradient. What is not finite stops the run befo
 
 from __future__ import annotations
 
-import hashlib
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -20,17 +19,14 @@ from pathlib import Path
 
 import torch
 
-from parsit.config import TrainConfig, layer_range
-from parsit.data.dataset import DataSet
+from parsit.config import layer_range
 from parsit.data.faults import Finding
 from parsit.data.loader import Loaded, Loader
-from parsit.data.plan import Packed, Padded, Plan, Work
-from parsit.model import ParsitForConditionalGeneration
-from parsit.model.adapter_files import BaseModel, save_adapters
+from parsit.data.plan import Padded, Plan
+from parsit.model.adapter_files import save_adapters
 from parsit.model.flops import step_flops
 from parsit.processing.collate import Batch
-from parsit.processing.processor import ParsitProcessor
-from parsit.train.adapters import set_trainable
+from parsit.train.batches import micro_batches_of, num_steps, order_digest
 from parsit.train.checkpoint import (
     STATE_FOLDER,
     SavedState,
@@ -49,14 +45,12 @@ from parsit.train.metrics import Log, Throughput, peak_memory_bytes
 from parsit.train.objective import Losses, Objective, StepCounts
 from parsit.train.optimizer import learning_rate_factor
 from parsit.train.parts import checkpoint_activations, trainable
+from parsit.train.prepare import Prepared
 from parsit.train.rates import StepWork, mfu, peak_flops_of
+from parsit.train.readings import ReadSamples
 from parsit.train.strategies import choose
 from parsit.train.trackers import tracker
-from parsit.train.world import World
 from parsit.types import InputError, ParsitError
-
-# Reads samples with the model as it is: what it read, as text for a person, and the character error rate.
-ReadSamples = Callable[[ParsitForConditionalGeneration], tuple[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,97 +62,85 @@ class TrainResult:
     eval_loss: float | None
 
 
-def train(
-    config: TrainConfig,
-    model: ParsitForConditionalGeneration,
-    processor: ParsitProcessor,
-    training: DataSet,
-    validation: DataSet | None,
-    resume_from: Path | None,
-    world: World | None = None,
-    read_samples: ReadSamples | None = None,
-    base: BaseModel | None = None,
-) -> TrainResult:
-    """Train `model` as `config` says.
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """A step's `entry` for metrics.jsonl, and whether any process was asked to stop: all `stop` after this step."""
+
+    entry: dict[str, float]
+    stop: bool
+
+
+# Called with the run and the number of steps done, before the first step and after each; by all processes.
+OnStep = Callable[["Run", int], None]
+
+
+def train(prepared: Prepared, on_step: OnStep = lambda run, step: None) -> TrainResult:
+    """Train a model to the end of its run. All processes call this at once.
 
     Args:
-        config: the resolved configuration; `output_dir` is set.
-        model: the model, with the weights of `resume_from` where that is given.
-        processor: its processor.
-        training: what is trained on.
-        validation: what is validated on, if anything.
-        resume_from: a verified checkpoint to go on from.
-        world: the processes of the run; all call this with the same arguments; None: this one is alone.
-        read_samples: reads a few samples with the model as it is, every `sample_steps`.
-        base: of a model with adapters: what they were added to; checkpoints then hold what is trained, and its name.
+        prepared: what is trained, on what, from where on.
+        on_step: called with the run and the number of steps done, before the first step and after each.
 
     Raises:
         ParsitError: a loss or gradient that is not finite; nothing was updated with it.
         InputError: the checkpoint belongs to other data, or a sample cannot be read.
         KeyboardInterrupt: SIGINT or SIGTERM came; the state was saved first.
     """
-    assert config.output_dir is not None
-    run = _Run(config, model, processor, training, validation, world or World(device=pick_device()), base)
-    state = run.restore(resume_from) if resume_from else TrainState(0, run.fingerprint)
-    output_dir = Path(config.output_dir)
-    saved_at = state.step if resume_from else -1
+    config = prepared.config
+    run = Run(prepared)
+    state = run.restore(prepared.checkpoint) if prepared.checkpoint else TrainState(0, run.fingerprint)
+    output_dir = Path(str(config.output_dir))
+    saved_at = state.step if prepared.checkpoint else -1
     eval_loss = None
     tell = tracker(config.report_to if run.world.is_first else "none", output_dir, config.run_name, state.step)
-    tell.start(asdict(config), run.parts)
+    tell.start(asdict(config), prepared.parts)
     with (
         Log(output_dir, state.step, run.total_steps, config.logging_steps, tell, run.world.is_first) as log,
         _stop_signals() as stopped,
     ):
         run.left_out.begin(state.step, log.say, run.world.is_first)
+        on_step(run, state.step)
         batches = run.training_batches(state.step)
         for step in range(state.step, run.total_steps):
-            entry = run.step(step, batches, bool(stopped))
-            stop = run.stop_wanted
+            result = run.step(step, batches, bool(stopped))
+            entry = result.entry
             state = replace(state, step=step + 1)
             last = state.step == run.total_steps
-            if validation is not None and (last or (config.eval_steps and state.step % config.eval_steps == 0)):
+            if run.validation is not None and (last or (config.eval_steps and state.step % config.eval_steps == 0)):
                 eval_loss = run.validate()
                 entry["eval_loss"] = eval_loss
                 is_best = state.best_eval_loss is None or eval_loss < state.best_eval_loss
                 log.say(f"step {state.step}: validation loss {eval_loss:.4f}" + (" (best so far)" if is_best else ""))
                 if is_best:
                     state = replace(state, best_eval_loss=eval_loss, best_step=state.step)
-            if read_samples and config.sample_steps and state.step % config.sample_steps == 0:
-                readings, entry["sample_cer"] = run.read(read_samples)
+            if prepared.read_samples and state.step % config.sample_steps == 0:
+                readings, entry["sample_cer"] = run.read(prepared.read_samples)
                 log.text(state.step, "samples", readings)
             log.write(entry)
-            if last or stop or state.step % config.save_steps == 0 or state.best_step == state.step:
+            if last or result.stop or state.step % config.save_steps == 0 or state.best_step == state.step:
                 log.sync()
                 run.save(output_dir, state)
                 saved_at = state.step
-            if stop and not last:
+            on_step(run, state.step)
+            if result.stop and not last:
                 log.say(f"stopped by a signal; saved {checkpoint_path(output_dir, saved_at)}; the same command goes on")
                 raise KeyboardInterrupt
     return TrainResult(checkpoint_path(output_dir, saved_at), state.step, eval_loss)
 
 
-class _Run:
+class Run:
     """The parts of one run, put together in the order that matters: frozen or freed before the optimizer exists."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        model: ParsitForConditionalGeneration,
-        processor: ParsitProcessor,
-        training: DataSet,
-        validation: DataSet | None,
-        world: World,
-        base: BaseModel | None = None,
-    ) -> None:
-        self.config, self.model, self.processor, self.world = config, model, processor, world
-        self.base = base
-        self.training, self.validation = training, validation
+    def __init__(self, prepared: Prepared) -> None:
+        config, model, world = prepared.config, prepared.model, prepared.world
+        self.config, self.model, self.processor, self.world = config, model, prepared.processor, world
+        self.base = prepared.base
+        self.training, self.validation = prepared.training, prepared.validation
         torch.manual_seed(config.seed)
-        vision_layers = layer_range(config.mm_tunable_vision_layers, "mm_tunable_vision_layers")
-        self.parts = set_trainable(model, config.tunable_parts, vision_layers)
         if config.gradient_checkpointing:
             layers = layer_range(config.gradient_checkpointing_layers, "gradient_checkpointing_layers")
             checkpoint_activations(model, layers)
+        micro_batches = micro_batches_of(config, self.training, model)
         objective = Objective(model, config.glyph_loss_weight)
         self.flops = step_flops(model)
         trained = trainable(objective).keys()
@@ -166,7 +148,6 @@ class _Run:
             model.enable_packing()
         if config.torch_compile:
             compile_layers(model)
-        work = Work(self.flops.per_token, self.flops.per_token_squared, self.flops.per_tile)
         self.objective = objective.train()
         self.strategy = choose(objective, config, world)
         assert trainable(objective).keys() == trained, "what is trained may not change once the optimizer exists"
@@ -175,12 +156,11 @@ class _Run:
         self.sharing = world.size // self.strategy.data_size
         self.speaks_for_data = world.rank % self.sharing == 0
         per_step = config.gradient_accumulation_steps * self.strategy.data_size
-        self.plan = Plan(micro_batches(config, training, work), per_step)
-        whole = round(config.num_train_epochs * self.plan.steps_per_epoch)
-        self.total_steps = config.max_steps if config.max_steps > 0 else max(whole, 1)
-        self.fingerprint = _fingerprint(training, config, per_step)
+        self.plan = Plan(micro_batches, per_step)
+        self.total_steps = num_steps(config, self.plan)
+        self.fingerprint = order_digest(config, self.training, per_step)
         self.throughput = Throughput()
-        self.left_out = LeftOut(Path(str(config.output_dir)), training, config.max_bad_fraction)
+        self.left_out = LeftOut(Path(str(config.output_dir)), self.training, config.max_bad_fraction)
 
     def training_batches(self, first_step: int) -> Iterator[list[Loaded]]:
         """The micro-batches of this process, step after step from `first_step` on."""
@@ -199,10 +179,13 @@ class _Run:
         loader.load_state_dict({"step": first_step})
         return iter(loader)
 
-    def step(self, step: int, batches: Iterator[list[Loaded]], stopped: bool) -> dict[str, float]:
-        """One optimizer step; returns its entry for metrics.jsonl.
+    def step(self, step: int, batches: Iterator[list[Loaded]], stopped: bool) -> StepResult:
+        """One optimizer step.
 
-        Sets `stop_wanted` where any process has been asked to stop: all must leave the loop after the same step.
+        Args:
+            step: steps done before.
+            batches: the micro-batches of one step after another.
+            stopped: this process was asked to stop.
         """
         started = time.perf_counter()
         loaded = next(batches)
@@ -210,7 +193,7 @@ class _Run:
         step_batches = [one.batch for one in loaded]
         findings = [finding for one in loaded for finding in one.left_out]
         work = StepWork.of(step_batches)
-        counts, self.stop_wanted = self._agree(step + 1, step_batches, findings, stopped)
+        counts, stop = self._agree(step + 1, step_batches, findings, stopped)
         losses = [
             self.strategy.backward(batch, counts, last=number == len(step_batches))
             for number, batch in enumerate(step_batches, 1)
@@ -234,7 +217,7 @@ class _Run:
         entry |= {"supervised_tokens": counts.supervised, **self.throughput.take()}
         entry["left_out"] = len(self.left_out)
         entry["peak_memory_bytes"] = peak_memory_bytes(self.strategy.device)
-        return entry
+        return StepResult(entry, stop)
 
     def _agree(
         self, step: int, batches: list[Batch], findings: list[Finding], stopped: bool
@@ -370,32 +353,11 @@ class _Run:
         return saved.state
 
 
-def pick_device() -> torch.device:
-    """The GPU where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def _rng_tensors() -> dict[str, torch.Tensor]:
     tensors = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors["cuda"] = torch.cuda.get_rng_state()
     return tensors
-
-
-def micro_batches(config: TrainConfig, data: DataSet, work: Work) -> Packed | Padded:
-    """How the run puts its samples together."""
-    size = config.per_device_train_batch_size
-    if not config.packing:
-        return Padded(data.num_tokens, data.num_tiles, size, config.seed, work)
-    max_tokens = size * config.model_max_length
-    return Packed(data.num_tokens, data.num_tiles, max_tokens, config.max_tiles_per_pack, config.seed, work)
-
-
-def _fingerprint(training: DataSet, config: TrainConfig, per_step: int) -> str:
-    """A digest of all that decides which sample is read at which step; accumulation and processes count together."""
-    order = (config.seed, config.per_device_train_batch_size, per_step)
-    order += (config.packing, config.packing and config.model_max_length, config.max_tiles_per_pack)
-    return hashlib.sha256(training.digest + repr(order).encode()).hexdigest()
 
 
 @contextmanager

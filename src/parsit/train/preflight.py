@@ -28,6 +28,7 @@ from parsit.train.checks import (
     groups_of_run,
 )
 from parsit.train.memory import GB, BatchSize, Placement, estimate
+from parsit.train.prepare import Prepared
 from parsit.train.strategies.base import wants_bf16
 from parsit.train.world import World
 from parsit.types import InputError, Sample
@@ -74,6 +75,21 @@ def preflight(
         size = largest_batch(training, config, looked_at)
         checks.append(check_memory(model, config, placement, size, world.device, max_memory_gb))
     return checks
+
+
+def require_ready(prepared: Prepared) -> None:
+    """The cheap checks before a run that is to begin now. All processes call this at once.
+
+    Raises:
+        InputError: the first check that failed, with its remedy; the same on all processes.
+    """
+
+    def check() -> None:
+        for found in preflight(prepared.config, prepared.model, prepared.processor, prepared.training, prepared.world):
+            if not found.ok:
+                raise InputError(f"{found.name}: {found.detail}: {found.remedy} (`parsit check` looks at everything)")
+
+    prepared.world.on_first(check)
 
 
 def look_at(training: DataSet, processor: ParsitProcessor, seed: int) -> list[tuple[Sample, Features]]:

@@ -18,13 +18,13 @@ import torch
 from parsit.config import TrainConfig, layer_range
 from parsit.data.dataset import DataSet
 from parsit.data.loader import Loader
-from parsit.data.plan import MicroBatches, Plan, Work
+from parsit.data.plan import MicroBatches, Plan
 from parsit.model import ParsitForConditionalGeneration
-from parsit.model.flops import step_flops
 from parsit.processing.collate import Batch
 from parsit.processing.processor import ParsitProcessor
+from parsit.train.batches import micro_batches_of as micro_batches_of  # benchmarks take it from here
+from parsit.train.batches import num_steps
 from parsit.train.checks import Check
-from parsit.train.loop import micro_batches
 from parsit.train.memory import GB, Placement
 from parsit.train.metrics import peak_memory_bytes
 from parsit.train.objective import Objective, StepCounts
@@ -54,12 +54,6 @@ class Trial:
     grad_norm: float
     part_norms: dict[str, float]
     without_gradient: tuple[str, ...]
-
-
-def micro_batches_of(config: TrainConfig, training: DataSet, model: ParsitForConditionalGeneration) -> MicroBatches:
-    """The micro-batches that the run will have."""
-    flops = step_flops(model)
-    return micro_batches(config, training, Work(flops.per_token, flops.per_token_squared, flops.per_tile))
 
 
 def largest(micro_batches: MicroBatches, seed: int) -> np.ndarray:
@@ -235,7 +229,7 @@ def outlook(config: TrainConfig, micro_batches: MicroBatches, placement: Placeme
     """What will be trained for how long, in a line. Validation and checkpoints come on top."""
     ranks = placement.data_ranks
     plan = Plan(micro_batches, config.gradient_accumulation_steps * ranks)
-    steps = config.max_steps if config.max_steps > 0 else max(round(config.num_train_epochs * plan.steps_per_epoch), 1)
+    steps = num_steps(config, plan)
     line = f"{steps:,} steps of {config.gradient_accumulation_steps * ranks} micro-batches"
     line += f" ({steps / plan.steps_per_epoch:.2f} passes over the data), {placement}"
     if trial is None:

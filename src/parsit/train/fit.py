@@ -1,0 +1,97 @@
+"""A whole run in this process: prepare, look for what would stop it, train. What `parsit train` does, from Python."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import torch
+
+from parsit.config import TrainConfig
+from parsit.train.host_memory import keep_freed_memory
+from parsit.train.loop import OnStep, TrainResult, train
+from parsit.train.preflight import require_ready
+from parsit.train.prepare import Bars, Prepared, no_bars, prepare
+from parsit.train.world import World, join, leave, place_in_environment
+from parsit.types import UsageError
+
+
+def set_allocator_defaults() -> None:
+    """Settings of the memory allocators, for what the user has not set; before anything is on a device.
+
+    `expandable_segments` lets CUDA's allocator grow its blocks, where batches of changing length would leave holes.
+    """
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    if not torch.cuda.is_available():
+        keep_freed_memory()
+
+
+def run(
+    config: TrainConfig,
+    world: World,
+    *,
+    bars: Bars = no_bars,
+    say: Callable[[str], None] = lambda line: None,
+    on_prepared: Callable[[Prepared], None] = lambda prepared: None,
+    on_step: OnStep = lambda run, step: None,
+) -> TrainResult:
+    """Prepare and train, as one of the processes of a run.
+
+    Args:
+        config: the resolved configuration; `data` and `output_dir` are set.
+        world: the processes; all call this at once.
+        bars: makes progress bars, on the first process.
+        say: told a line at a time, on the first process.
+        on_prepared: called on the first process with what will be trained.
+        on_step: called with the run and the number of steps done, before the first step and after each.
+
+    Raises:
+        UsageError: flags that contradict each other, a checkpoint or a model.
+        InputError: data or a model that cannot be used, or a check before the run that failed.
+        ParsitError: a loss or gradient that is not finite.
+        KeyboardInterrupt: SIGINT or SIGTERM came; the state was saved first.
+    """
+    prepared = prepare(config, world, bars=bars, say=say)
+    if world.is_first:
+        on_prepared(prepared)
+    require_ready(prepared)
+    result = train(prepared, on_step)
+    if world.is_first:
+        ending = f", validation loss {result.eval_loss:.4f}" if result.eval_loss is not None else ""
+        say(f"trained {result.steps} steps{ending}; saved {result.checkpoint}")
+    return result
+
+
+def fit(config: TrainConfig, on_step: OnStep = lambda run, step: None) -> TrainResult:
+    """Train as `parsit train` does: data and model are checked first, and a run that was cut short goes on.
+
+    In one process, or as one of those that torchrun, srun or `accelerate launch` started.
+
+    Args:
+        config: the run's settings, such as `TrainConfig.from_preset("tiny/scratch", data=[…], output_dir=…)`.
+        on_step: called with the run and the number of steps done, before the first step and after each.
+
+    Returns:
+        The last checkpoint, the steps done, and the last validation loss.
+
+    Raises:
+        UsageError: settings that contradict each other, a checkpoint or a model, or that ask for several processes
+            where none were started.
+        InputError: data or a model that cannot be used, or a check before the run that failed.
+        ParsitError: a loss or gradient that is not finite.
+        KeyboardInterrupt: SIGINT or SIGTERM came; the state was saved first.
+    """
+    for flag in ("data", "output_dir"):
+        if not getattr(config, flag):
+            raise UsageError(f"{flag} is not set: a run needs it")
+    if place_in_environment() is None and (processes := config.num_processes or torch.cuda.device_count()) > 1:
+        raise UsageError(
+            f"the run has {processes} processes and a Python program is one: start it with `torchrun --nproc_per_node "
+            f"{processes} YOUR_PROGRAM.py`, use `parsit train`, or set num_processes=1"
+        )
+    set_allocator_defaults()
+    world = join()
+    try:
+        return run(config, world)
+    finally:
+        leave()

@@ -1,0 +1,320 @@
+"""From a configuration to all that a run needs: where it goes on from, processor, data, model, and what is trained.
+
+`prepare` is used by training, by `parsit check` and by tests, so that they cannot build different runs. It decides, in
+this order: the checkpoint to resume from; processor and model from that, else from the Parsit folder in
+`--model_name_or_path`, else from the architecture; adapters and their base; which parameters are free. A fault on any
+process is told by all of them at once, so that none waits for one that has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import torch
+
+from parsit import hf
+from parsit.config import MULTIMODAL_FLAGS, PROCESSING_FLAGS, Architecture, TrainConfig, layer_range, load_architecture
+from parsit.data.dataset import DataSet, Limits, open_data
+from parsit.data.sources import read_sources
+from parsit.model import ParsitForConditionalGeneration
+from parsit.model.adapter_files import BaseModel, base_of, is_adapter_folder, load_with_adapters
+from parsit.model.adapters import AdapterSettings, add_adapters
+from parsit.model.import_weights import load_projector
+from parsit.model.quantize import set_compute_dtype
+from parsit.parse.locate import find_model, is_parsit_model
+from parsit.processing.processor import ParsitProcessor
+from parsit.train.adapters import set_trainable
+from parsit.train.parts import PartReport
+from parsit.train.readings import ReadSamples, sampler
+from parsit.train.resume import checkpoint_to_resume
+from parsit.train.strategies.base import wants_bf16
+from parsit.train.world import World, data_size
+from parsit.types import InputError, UsageError
+
+Result = TypeVar("Result")
+# Called with (file, records done since the last call, records in the file).
+Advance = Callable[[Path, int, int], None]
+# Called with a title: a progress bar for each file, while the context is open.
+Bars = Callable[[str], AbstractContextManager[Advance]]
+Stage = Literal["data", "model", "step"]
+
+
+class PreparationError(InputError):
+    """What a run begins with cannot be had; `stage` says which part of it (`step`: the batch of its first step)."""
+
+    def __init__(self, stage: Stage, message: str) -> None:
+        super().__init__(message)
+        self.stage: Stage = stage
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run that can begin.
+
+    `parts`: what is trained of `model`, part by part; its parameters are frozen and freed accordingly. `checkpoint`:
+    the run goes on from here, and `model` has its weights; None: it begins. `base`: of a model with adapters, what they
+    were added to. `read_samples`: reads some validation samples, where `--sample_steps` asks for it.
+    """
+
+    config: TrainConfig
+    world: World
+    model: ParsitForConditionalGeneration
+    processor: ParsitProcessor
+    training: DataSet
+    validation: DataSet | None
+    parts: list[PartReport]
+    checkpoint: Path | None = None
+    base: BaseModel | None = None
+    read_samples: ReadSamples | None = None
+
+
+@contextmanager
+def no_bars(title: str) -> Iterator[Advance]:
+    """No progress bar."""
+    yield lambda path, done, total: None
+
+
+def prepare(
+    config: TrainConfig,
+    world: World,
+    *,
+    bars: Bars = no_bars,
+    say: Callable[[str], None] = lambda line: None,
+    dry: bool = False,
+) -> Prepared:
+    """Everything that a run needs before its first step. All processes call this at once.
+
+    Args:
+        config: the resolved configuration; `data` and `output_dir` are set.
+        world: the processes of the run.
+        bars: makes progress bars for the data, on the first process.
+        say: told a line at a time what was found, on the first process.
+        dry: begin at the beginning whatever `output_dir` holds, and write nothing but the data's index.
+
+    Raises:
+        PreparationError: data or a model that cannot be read, the same on all processes.
+        InputError: a checkpoint that cannot be gone on from.
+        UsageError: flags that contradict each other, the checkpoint or the model.
+    """
+    data_size(world.size, config.tp)  # refuses what does not fit, before anything is loaded
+    checkpoint = None if dry else world.on_first(lambda: checkpoint_to_resume(config, say))
+    architecture = architecture_of(config)
+    start = checkpoint or _parsit_folder(config.model_name_or_path)
+    processor = agreed(world, "model", lambda: hf.load_processor(start) if start else hf.new_processor(architecture))
+    training = _data_set(config.data or [], config, processor, "training", world, bars, say)
+    validation = None
+    if config.eval_data:
+        validation = _data_set(config.eval_data, config, processor, "validation", world, bars, say)
+    if world.is_first and not dry:
+        Path(str(config.output_dir)).mkdir(parents=True, exist_ok=True)
+        training.write_findings(Path(str(config.output_dir)) / "set_aside.jsonl")
+    model, base = _model_and_base(config, architecture, processor, start, checkpoint is not None, world, dry)
+    _require_given_flags(config, model, processor)
+    read_samples = sampler(processor, validation) if config.sample_steps and validation is not None else None
+    if checkpoint and world.is_first:
+        say(f"resuming from {checkpoint}")
+    parts = set_free(model, config)
+    return Prepared(config, world, model, processor, training, validation, parts, checkpoint, base, read_samples)
+
+
+def set_free(model: ParsitForConditionalGeneration, config: TrainConfig) -> list[PartReport]:
+    """Free the parameters that the run trains and freeze the others; what is trained, part by part."""
+    layers = layer_range(config.mm_tunable_vision_layers, "mm_tunable_vision_layers")
+    return set_trainable(model, config.tunable_parts, layers)
+
+
+def agreed(world: World, stage: Stage, work: Callable[[], Result]) -> Result:
+    """What `work` gives here, if every process could do it: none goes on and waits for one that could not.
+
+    Raises:
+        PreparationError: the fault of the first process that could not.
+    """
+    done: list[Result] = []
+    fault: InputError | None = None
+    try:
+        done.append(work())
+    except InputError as error:
+        fault = error
+    faults = [one for one in world.gather(None if fault is None else str(fault)) if one is not None]
+    if faults:
+        raise PreparationError(stage, faults[0]) from fault
+    return done[0]
+
+
+def _data_set(
+    paths: list[str],
+    config: TrainConfig,
+    processor: ParsitProcessor,
+    what: str,
+    world: World,
+    bars: Bars,
+    say: Callable[[str], None],
+) -> DataSet:
+    """What is trained or validated on. The first process makes the index; the others then open it."""
+    tiles = config.max_tiles_per_pack if config.packing and what == "training" else 0
+    limits = Limits(config.model_max_length, config.over_long, tiles, config.max_bad_fraction)
+    mine: list[DataSet] = []
+
+    def opened(advance: Advance | None = None) -> DataSet:
+        sources = read_sources(paths, config.image_folder)
+        form = config.data_format
+        return open_data(sources, processor, limits, format_name=form, seed=config.seed, on_progress=advance)
+
+    def make() -> None:
+        with bars(f"checking {what} data") as advance:
+            mine.append(opened(advance))
+        say(f"{what} data: {mine[0].describe()}")
+
+    def make_or_open() -> DataSet:
+        world.on_first(make)
+        return mine[0] if mine else opened()
+
+    return agreed(world, "data", make_or_open)
+
+
+def architecture_of(config: TrainConfig) -> Architecture:
+    """The preset's architecture with the flags' changes, and the tokenizer of the language model that is named."""
+    architecture = load_architecture(config.architecture)
+    if config.model_name_or_path:
+        architecture = replace(architecture, model_name_or_path=config.model_name_or_path, tokenizer=None)
+    return replace(
+        architecture,
+        multimodal=architecture.multimodal | config.given(MULTIMODAL_FLAGS),
+        processing=architecture.processing | config.given(PROCESSING_FLAGS),
+    )
+
+
+def _parsit_folder(name: str | None) -> Path | None:
+    """The folder, where `--model_name_or_path` names a Parsit model or a run."""
+    if name is None or not Path(name).is_dir():
+        return None
+    folder = find_model(name)
+    return folder if is_parsit_model(folder) else None
+
+
+def _require_given_flags(
+    config: TrainConfig, model: ParsitForConditionalGeneration, processor: ParsitProcessor
+) -> None:
+    """Refuse a flag that the model of a folder contradicts: it would have no effect.
+
+    Raises:
+        UsageError: which flag, and what the model has.
+    """
+    for name, value in (config.given(MULTIMODAL_FLAGS) | config.given(("mm_use_im_start_end",))).items():
+        found = getattr(processor if name == "mm_use_im_start_end" else model.config, name)
+        if found != value:
+            raise UsageError(
+                f"--{name} is {value}, but the model in {config.model_name_or_path} was built with {found}"
+            )
+
+
+def _model_and_base(
+    config: TrainConfig,
+    architecture: Architecture,
+    processor: ParsitProcessor,
+    start: Path | None,
+    resumes: bool,
+    world: World,
+    dry: bool,
+) -> tuple[ParsitForConditionalGeneration, BaseModel | None]:
+    """The model to train and, where it gets adapters, the base that they are added to.
+
+    `start` is the folder that it comes from, a checkpoint of this very run where that `resumes`.
+    """
+    goes_on = start if config.lora_enable and resumes else None
+    if goes_on and not is_adapter_folder(goes_on):
+        raise InputError(f"{goes_on}: was trained without --lora_enable; start a new --output_dir from it")
+
+    def load() -> ParsitForConditionalGeneration:
+        if goes_on:
+            return load_with_adapters(goes_on, merge=False)
+        return _starting_model(config, architecture, processor, start, with_projector=not resumes)
+
+    model = agreed(world, "model", load)
+    base = base_of(goes_on) if goes_on else None
+    if config.lora_enable and not goes_on and not dry:
+        base = _write_base(config, model, processor, start, world)
+    _in_fp32(model)
+    if config.lora_enable and not goes_on:
+        add_adapters(model, _adapter_settings(config), config.seed)
+    if config.bits == 4 and wants_bf16(config.bf16, world.device):
+        set_compute_dtype(model, torch.bfloat16)  # 4-bit matrices compute in bfloat16 where the run does
+    return model, base
+
+
+def _starting_model(
+    config: TrainConfig,
+    architecture: Architecture,
+    processor: ParsitProcessor,
+    start: Path | None,
+    with_projector: bool,
+) -> ParsitForConditionalGeneration:
+    """The model of a folder, or a new one, with the projector that `--pretrain_mm_mlp_adapter` names."""
+    model = hf.load_model(start) if start else _new_model(config, architecture, processor)
+    if config.pretrain_mm_mlp_adapter and with_projector:
+        load_projector(model, _projector_place(config.pretrain_mm_mlp_adapter))
+    return model
+
+
+def _new_model(
+    config: TrainConfig, architecture: Architecture, processor: ParsitProcessor
+) -> ParsitForConditionalGeneration:
+    """A model that is in no folder yet: from the architecture's pretrained parts, or all at random."""
+    if config.from_scratch:
+        return hf.new_model(architecture, processor, config.seed)
+    return hf.model_from_parts(
+        architecture,
+        processor,
+        config.seed,
+        config.vision_tower or architecture.vision_tower,
+        config.model_name_or_path or architecture.model_name_or_path,
+    )
+
+
+def _write_base(
+    config: TrainConfig,
+    model: ParsitForConditionalGeneration,
+    processor: ParsitProcessor,
+    start: Path | None,
+    world: World,
+) -> BaseModel:
+    """What adapters are added to, as a folder with its digest.
+
+    A base that is not a folder yet (pretrained parts, random weights) is written to `output_dir`/base first: adapters
+    are worth nothing without the very weights that they were trained on.
+    """
+    folder = start
+    if folder is None or config.pretrain_mm_mlp_adapter:
+        folder = Path(str(config.output_dir)) / "base"
+        if world.is_first:
+            model.save_pretrained(folder)
+            processor.save_pretrained(folder)
+        world.barrier()
+    return world.on_first(lambda: BaseModel.of(folder))
+
+
+def _in_fp32(model: ParsitForConditionalGeneration) -> None:
+    """A run begins with fp32 weights; transformers 5.x loads a half-precision file as it is.
+
+    What is frozen is narrowed again where the run computes in bfloat16 (`parsit.train.parts.narrow_frozen`); weights
+    in four bits are no numbers of their own and stay.
+    """
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.float()
+
+
+def _adapter_settings(config: TrainConfig) -> AdapterSettings:
+    """The flags that are the adapters'."""
+    return AdapterSettings(**{field.name: getattr(config, field.name) for field in fields(AdapterSettings)})
+
+
+def _projector_place(name: str) -> Path:
+    """A file, a folder that holds a projector, or the checkpoint of a run."""
+    path = Path(name)
+    is_run = path.is_dir() and ((path / "best.json").exists() or any(path.glob("checkpoint-*")))
+    return find_model(path) if is_run else path

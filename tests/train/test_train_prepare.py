@@ -1,0 +1,131 @@
+"""What a run begins with: the same for training and `parsit check`; what is not there is told by all processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from dist_support import free_port, make_data, make_start
+
+from parsit.config import TrainConfig
+from parsit.train.fit import fit
+from parsit.train.prepare import PreparationError, prepare
+from parsit.train.world import World
+from parsit.types import InputError, UsageError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, mini):
+    """Data, and a model to start from."""
+    folder = tmp_path_factory.mktemp("prepare")
+    make_data(folder)
+    make_start(folder, mini)
+    return folder
+
+
+@pytest.fixture
+def config(folder, tmp_path):
+    def make(**flags):
+        values = {"data": [str(folder / "d.jsonl")], "output_dir": str(tmp_path / "run"), "bf16": "false"}
+        values |= {"model_name_or_path": str(folder / "start"), "max_steps": 2, "dataloader_num_workers": 0}
+        return TrainConfig(**values | {"per_device_train_batch_size": 7} | flags)
+
+    return make
+
+
+def test_what_a_run_begins_with_is_said_and_written(config, folder, tmp_path):
+    said = []
+    run = prepare(config(eval_data=[str(folder / "d.jsonl")], sample_steps=1), World(), say=said.append)
+    assert [line.split(":")[0] for line in said] == ["training data", "validation data"]
+    assert (len(run.training), len(run.validation), run.checkpoint, run.base) == (14, 14, None, None)
+    trained = {part.name: part.trainable for part in run.parts}
+    assert trained["vision_tower"] == sum(p.numel() for p in run.model.vision_tower.parameters() if p.requires_grad)
+    assert all(trained.values())
+    assert run.read_samples is not None
+    assert (tmp_path / "run" / "set_aside.jsonl").exists()
+
+
+def test_a_dry_preparation_builds_the_same_model_and_writes_nothing(config, tmp_path):
+    pytest.importorskip("peft")
+    flags = {"lora_enable": True, "lora_r": 4, "pretrain_mm_mlp_adapter": config().model_name_or_path}
+    dry = prepare(config(**flags), World(), dry=True)
+    assert not (tmp_path / "run").exists()
+    wet = prepare(config(**flags), World())
+    assert dry.base is None
+    assert wet.base is not None
+    assert (tmp_path / "run" / "base" / "model.safetensors").exists()
+    one, two = dry.model.state_dict(), wet.model.state_dict()
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert dry.parts == wet.parts
+
+
+def test_a_run_goes_on_from_its_checkpoint_except_where_it_is_dry(config, tmp_path):
+    fit(config())
+    said = []
+    on = prepare(config(), World(), say=said.append)
+    assert on.checkpoint == tmp_path / "run" / "checkpoint-2"
+    assert said[-1] == f"resuming from {on.checkpoint}"
+    assert prepare(config(), World(), dry=True).checkpoint is None
+    with pytest.raises(InputError, match="holds a run already"):
+        prepare(config(resume="never"), World())
+    with pytest.raises(UsageError, match=r"--optim is muon, but .*checkpoint-2 was trained with adamw"):
+        prepare(config(optim="muon"), World())
+
+
+def test_a_flag_that_a_loaded_model_contradicts_is_refused(config):
+    with pytest.raises(UsageError, match=r"--mm_projector_type is linear, but the model in .* was built with mlp2x"):
+        prepare(config(mm_projector_type="linear"), World())
+    assert prepare(config(mm_projector_type="mlp2x_gelu"), World(), dry=True).model is not None
+
+
+@pytest.mark.parametrize(("flag", "stage"), [("data", "data"), ("eval_data", "data"), ("model_name_or_path", "model")])
+def test_what_is_missing_is_told_with_its_stage(config, folder, tmp_path, flag, stage):
+    start = tmp_path / "cut"
+    shutil.copytree(folder / "start", start)
+    weights = start / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    broken = {"data": [str(tmp_path / "no.jsonl")], "eval_data": [str(tmp_path / "no.jsonl")]}
+    with pytest.raises(PreparationError) as raised:
+        prepare(config(**{flag: str(start) if stage == "model" else broken[flag]}), World())
+    assert raised.value.stage == stage
+    assert ("no.jsonl" if stage == "data" else str(start)) in str(raised.value)
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("verb", ["train", "check"])
+def test_a_model_that_one_process_cannot_load_ends_all_with_one_line(folder, tmp_path, verb):
+    """Each process has a folder of its own, and in the second one's the weights are cut off."""
+    running = []
+    places = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    for rank in range(2):
+        own = tmp_path / str(rank)
+        shutil.copytree(folder / "start", own / "start")
+        if rank:
+            weights = own / "start" / "model.safetensors"
+            weights.write_bytes(weights.read_bytes()[:-100])
+        command = [sys.executable, "-m", "parsit.cli", verb, "tiny", "--data", str(folder / "d.jsonl")]
+        command += ["--output_dir", "run", "--model_name_or_path", "start"]
+        environment = os.environ | places | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        running.append(
+            subprocess.Popen(
+                command, cwd=own, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+        )
+    said = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [1, 1]
+    assert said[1][0] == ""
+    assert "Traceback" not in said[0][1] + said[1][1]
+    line = said[0][0].splitlines()[0] if verb == "check" else said[0][1].splitlines()[-1]
+    assert line.startswith("FAILED  model      start: " if verb == "check" else "parsit: start: "), said
+
+
+def test_fit_in_one_process_where_several_are_wanted_says_what_to_do(config):
+    with pytest.raises(UsageError, match="torchrun --nproc_per_node 2"):
+        fit(config(num_processes=2))
+    with pytest.raises(UsageError, match="output_dir is not set"):
+        fit(config(output_dir=None))
