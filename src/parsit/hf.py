@@ -48,12 +48,11 @@ AutoImageProcessor.register(ParsitConfig, slow_image_processor_class=ParsitImage
 
 def config_of(architecture: Architecture, image_token_id: int | None = None) -> ParsitConfig:
     """The preset's `ParsitConfig`. `image_token_id` None: the last id, for counting without a tokenizer."""
-    if image_token_id is None:
-        image_token_id = architecture.text_config["vocab_size"] - 1
+    last: int = architecture.text_config["vocab_size"] - 1
     return ParsitConfig(
         vision_config=architecture.vision_config,
         text_config=architecture.text_config,
-        image_token_id=image_token_id,
+        image_token_id=last if image_token_id is None else image_token_id,
         **architecture.multimodal,
     )
 

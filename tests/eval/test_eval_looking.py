@@ -1,4 +1,5 @@
 import io
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ from PIL import Image, ImageDraw
 
 from parsit.eval import best_constant, blank_samples, evaluate, looking_report, shuffled_images
 from parsit.scores import corpus_cer
-from parsit.types import Generation, ImageRef, InputError, ParsitError, Sample, Turn
+from parsit.types import FileSlice, Generation, ImageRef, InputError, ParsitError, Sample, Turn
 
 
 def page(folder: Path, name: str, text: str, size=(120, 30), **save) -> Path:
@@ -134,6 +135,38 @@ def test_equal_bytes_and_the_same_decoded_image_are_one_page():
     for seed in range(20):
         for before, after in zip(samples, shuffled_images(samples, seed), strict=True):
             assert before.images[0].source != after.images[0].source
+
+
+def test_references_to_one_page_of_a_tar_or_under_two_paths_are_one_page(tmp_path):
+    """Whatever way a page is referred to, another one is given."""
+    one, two = page(tmp_path, "1.png", "1"), page(tmp_path, "2.png", "2")
+    with tarfile.open(tmp_path / "shard.tar", "w") as shard:
+        for path in (one, two):
+            shard.add(path, path.name)
+    with tarfile.open(tmp_path / "shard.tar") as shard:
+        first, second = (FileSlice(tmp_path / "shard.tar", m.offset_data, m.size) for m in shard.getmembers())
+    again = FileSlice(tmp_path / ".." / tmp_path.name / "shard.tar", first.offset, first.size)
+    (tmp_path / "copy.png").write_bytes(one.read_bytes())
+    same = [first, again, one, tmp_path / "copy.png"]
+    others = [page(tmp_path, f"{n}.png", str(n)) for n in range(3, 7)]
+    samples = [sample(str(n), "x", source) for n, source in enumerate([*same, second, two, *others])]
+    for seed in range(20):
+        for after in shuffled_images(samples, seed)[: len(same)]:
+            assert after.images[0].source not in same, seed
+    with pytest.raises(InputError, match="3 of the 4"):
+        shuffled_images([sample(str(n), "x", image) for n, image in enumerate([first, again, one, second])], seed=0)
+
+
+def test_a_page_of_a_tar_has_a_blank_of_its_size(tmp_path):
+    path = page(tmp_path, "1.png", "1")
+    with tarfile.open(tmp_path / "shard.tar", "w") as shard:
+        shard.add(path, path.name)
+    with tarfile.open(tmp_path / "shard.tar") as shard:
+        (member,) = shard.getmembers()
+    (blank,) = blank_samples([sample("a", "x", FileSlice(tmp_path / "shard.tar", member.offset_data, member.size))])
+    with Image.open(path) as own, Image.open(io.BytesIO(blank.images[0].source)) as white:
+        assert white.size == own.size
+        assert white.getextrema() == (255, 255)
 
 
 def reader(samples):

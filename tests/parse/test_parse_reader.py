@@ -9,7 +9,7 @@ from PIL import Image
 
 from parsit.parse.pages import Limits, PageError
 from parsit.parse.reader import Engine, Reader
-from parsit.types import Generation, InputError, Page, ParsitError, Turn, UsageError
+from parsit.types import FileSlice, Generation, InputError, Page, ParsitError, Turn, UsageError
 
 BAR = b"10 10 40 30 re f"
 
@@ -187,3 +187,14 @@ def test_a_missing_page_is_an_error_before_the_model_is_asked(five_pages):
         with pytest.raises(InputError, match="has 5 pages"):
             call()
     assert engine.batches == []
+
+
+def test_a_question_may_be_about_an_image_inside_a_file(tmp_path):
+    buffer = io.BytesIO()
+    Image.new("RGB", (30, 20), "white").save(buffer, "PNG")
+    (tmp_path / "shard.bin").write_bytes(b"before" + buffer.getvalue() + b"after")
+    inside = FileSlice(tmp_path / "shard.bin", 6, len(buffer.getvalue()))
+    engine = Describing()
+    assert Reader(engine).ask(inside, "How wide?") == "30"
+    assert Reader(engine).ask([inside, inside], "How wide?") == "30"
+    assert len(engine.batches[-1][0][0].images) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -64,6 +65,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(run, tmp_path):
         states = [load_file(r.checkpoint / "train_state" / f"{name}.safetensors") for r in (whole, resumed)]
         assert states[0].keys() == states[1].keys()
         assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_a_run_in_a_thread_trains_too_though_it_hears_no_signal(run, tmp_path):
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(run, tmp_path, max_steps=1).result(timeout=120).steps == 1
 
 
 def test_muon_resumes_to_the_bit_too(run, tmp_path):

@@ -38,9 +38,9 @@ def set_defaults(processes: int) -> None:
     On one machine with several GPUs NCCL talks over NVLink or PCIe alone; with one GPU, or under a launcher that may
     span machines, nothing of NCCL's is touched.
     """
-    from parsit.train.fit import set_allocator_defaults
+    from parsit.train.fit import set_device_defaults
 
-    set_allocator_defaults()
+    set_device_defaults()
     launched = "RANK" in os.environ or "SLURM_PROCID" in os.environ
     if processes > 1 and not launched:
         os.environ.setdefault("NCCL_P2P_DISABLE", "0")

@@ -27,12 +27,12 @@ def parse_run(parser: Parser, argv: list[str], own: tuple[str, ...] = ()) -> tup
     Raises:
         UsageError: an unknown preset, flag or value.
     """
-    if argv and not argv[0].startswith("-"):
-        preset = load_preset(argv[0])
-        architecture = preset.pop("architecture")
-        parser.set_defaults(preset)
+    named = bool(argv) and not argv[0].startswith("-")
+    preset = load_preset(argv[0]) if named else {}
+    architecture = preset.pop("architecture", "")
+    parser.set_defaults(preset)
     values = vars(parser.parse_args(argv)).copy()
-    if values.pop("preset") != argv[0]:
+    if values.pop("preset") != argv[0] or not named:
         raise UsageError(f"{parser.prog}: PRESET[/STAGE] comes first, before the flags")
     others = {name: values.pop(name) for name in own}
     config = TrainConfig(architecture=architecture, **values)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from importlib import resources
-from typing import Any, Literal
+from pathlib import PurePath
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -233,7 +235,27 @@ class TrainConfig(ModelArguments, DataArguments, TrainingArguments):
         UsageError: a value that is out of range or contradicts another, with the flag's name.
     """
 
+    @classmethod
+    def from_preset(cls, name: str, **flags: Any) -> TrainConfig:
+        """The settings of `ARCHITECTURE[/STAGE]` with some of them changed, as `parsit train` has them.
+
+        Args:
+            name: a preset, such as `tiny/scratch`.
+            flags: fields by name; a path may be a `Path`, and a single data file need not be in a list.
+
+        Raises:
+            UsageError: no such preset or field, or a value that is out of range or contradicts another.
+        """
+        known = [field.name for field in fields(cls) if field.name != "architecture"]
+        for flag in flags:
+            if flag not in known:
+                raise UsageError(unknown("setting", flag, known))
+        return cls(**load_preset(name) | {flag: _plain(flag, value) for flag, value in flags.items()})
+
     def __post_init__(self) -> None:
+        for name, choices in _choices(type(self)).items():
+            if getattr(self, name) not in choices:
+                raise UsageError(unknown(f"value of --{name}", str(getattr(self, name)), [str(one) for one in choices]))
         if self.architecture not in architecture_names():
             raise UsageError(unknown("architecture", self.architecture, architecture_names()))
         for part in self.tunable_parts:
@@ -289,6 +311,22 @@ class TrainConfig(ModelArguments, DataArguments, TrainingArguments):
     def to_yaml(self) -> str:
         """All values, in the order of the fields."""
         return yaml.safe_dump({f.name: getattr(self, f.name) for f in fields(self)}, sort_keys=False)
+
+
+def _plain(flag: str, value: Any) -> Any:
+    """A value as the command line would give it: paths are strings, data files are in a list."""
+    if flag in ("data", "eval_data") and isinstance(value, str | PurePath):
+        value = [value]
+    if isinstance(value, list | tuple):
+        return [_plain("", one) for one in value]
+    return str(value) if isinstance(value, PurePath) else value
+
+
+@cache
+def _choices(config: type) -> dict[str, tuple[Any, ...]]:
+    """The values that fields may have, of those that list them."""
+    hints = get_type_hints(config)
+    return {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
 
 
 def layer_range(text: str | None, flag: str) -> range | None:

@@ -115,7 +115,7 @@ class LoopCriteria(StoppingCriteria):
         self.prompt_length = prompt_length
         self.looping = [False] * num_rows
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor | None, **_: object) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor | None, **_: object) -> torch.Tensor:  # type: ignore[override]  (its types differ between versions)
         """`bool[B]`: which rows are to stop."""
         new = input_ids.shape[1] - self.prompt_length
         if new >= MIN_LOOP_TOKENS and new % _CHECK_EVERY == 0:
@@ -170,5 +170,5 @@ def load_engine(path: str | Path, device: str | None = None, batch_size: int = 8
     target = _device(device)
     # bf16 halves the memory on a GPU; on a CPU fp32 is as fast, and repeats to the bit.
     dtype = torch.bfloat16 if target.type == "cuda" else torch.float32
-    model = hf.load_model(folder).to(device=target, dtype=dtype)
+    model = hf.load_model(folder).to(device=target, dtype=dtype)  # type: ignore[call-arg]  (a wrapper hides its types)
     return ModelEngine(model, processor, batch_size)

@@ -21,7 +21,7 @@ from parsit.parse.lines import line_pieces
 from parsit.parse.pages import DEFAULT_DPI, Limits, PageError, PageFile, PageImage
 from parsit.parse.selection import Selection, parse_selection
 from parsit.processing.images import Source, load_image
-from parsit.types import Document, Generation, ImageRef, Page, ParsitError, Turn, UsageError
+from parsit.types import Document, FileSlice, Generation, ImageRef, Page, ParsitError, Turn, UsageError
 
 Split = Literal["page", "lines"]
 OnError = Literal["raise", "keep"]
@@ -183,7 +183,7 @@ class Reader:
         """Answer questions, each in a conversation of its own that shows all pages first, in batches.
 
         Args:
-            source: One or several files, encoded images (bytes) or Pillow images.
+            source: One or several files, encoded images (bytes, or bytes inside a file) or Pillow images.
             questions: What to ask.
             pages: "1-3,7" of every file, or None for all pages; images in memory have no pages.
             max_new_tokens: The most tokens of one answer.
@@ -194,7 +194,7 @@ class Reader:
             UsageError: `pages` is not well-formed.
         """
         selection = parse_selection(pages) if isinstance(pages, str) else pages
-        sources = [source] if isinstance(source, str | Path | bytes | Image.Image) else source
+        sources = [source] if isinstance(source, str | Path | FileSlice | bytes | Image.Image) else source
         shown = tuple(ImageRef(image) for one in sources for image in self._images(one, selection, dpi))
         conversations = [(Turn("user", (*shown, f"\n{question}")),) for question in questions]
         answers: list[Generation] = []
@@ -204,7 +204,7 @@ class Reader:
         return answers
 
     def _images(self, source: Source, selection: Selection | None, dpi: float) -> list[Image.Image]:
-        if isinstance(source, bytes | Image.Image):
+        if isinstance(source, FileSlice | bytes | Image.Image):
             return [load_image(source)]
         with PageFile(Path(source), dpi=dpi, limits=self.limits) as file:
             return [file.page(number).image for number in file.numbers(selection)]

@@ -46,7 +46,8 @@ class Worker:
             scale *= 1 - 1e-9  # sizes are rounded up, and 11 inches at 150 dpi are not 1651 pixels
             while math.ceil(width * scale) * math.ceil(height * scale) > max_pixels:
                 scale *= 0.99
-            with contextlib.closing(opened.render(scale=scale, rev_byteorder=True)) as bitmap:
+            bitmap = opened.render(scale=scale, rev_byteorder=True)  # type: ignore[arg-type]  (any number will do)
+            with contextlib.closing(bitmap):
                 image = bitmap.to_pil().convert("RGB")
         return {"width": image.width, "height": image.height, "dpi": scale * POINTS_PER_INCH}, image.tobytes()
 

@@ -96,7 +96,7 @@ def render(document: Document, dpi: int) -> RenderedPage:
     page = pdf[0]
     try:
         glyphs = page_glyphs(page, dpi)
-        bitmap = page.render(scale=dpi / POINTS_PER_INCH, rev_byteorder=True)
+        bitmap = page.render(scale=dpi / POINTS_PER_INCH, rev_byteorder=True)  # type: ignore[arg-type]  (any number)
         # The picture shares the bitmap's memory, which is freed here.
         image = bitmap.to_pil().copy()
         bitmap.close()

@@ -105,6 +105,7 @@ class AdamWBF16(torch.optim.Optimizer):
         step = int(state["step"])
         beta1, beta2 = group["betas"]
         weight, first, second = (local(t).view(-1) for t in (parameter, state["exp_avg"], state["exp_avg_sq"]))
+        assert parameter.grad is not None, "only parameters with a gradient are updated"
         gradient = local(parameter.grad).reshape(-1)
         lower = self.lower_halves.get(parameter)
         # Drawn anew for each step and parameter: nothing of it has to be saved, and replicas draw the same.

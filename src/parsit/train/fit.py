@@ -16,13 +16,15 @@ from parsit.train.world import World, join, leave, place_in_environment
 from parsit.types import UsageError
 
 
-def set_allocator_defaults() -> None:
-    """Settings of the memory allocators, for what the user has not set; before anything is on a device.
+def set_device_defaults() -> None:
+    """Settings of the device, for what the user has not set; before anything is on it.
 
     `expandable_segments` lets CUDA's allocator grow its blocks, where batches of changing length would leave holes.
+    Without a GPU DeepSpeed, where it is installed, would guess aloud what to run on.
     """
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
         keep_freed_memory()
 
 
@@ -89,9 +91,9 @@ def fit(config: TrainConfig, on_step: OnStep = lambda run, step: None) -> TrainR
             f"the run has {processes} processes and a Python program is one: start it with `torchrun --nproc_per_node "
             f"{processes} YOUR_PROGRAM.py`, use `parsit train`, or set num_processes=1"
         )
-    set_allocator_defaults()
+    set_device_defaults()
     world = join()
     try:
-        return run(config, world)
+        return run(config, world, on_step=on_step)
     finally:
         leave()

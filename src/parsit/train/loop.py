@@ -11,6 +11,7 @@ accumulation does not change the gradient. What is not finite stops the run befo
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -362,8 +363,14 @@ def _rng_tensors() -> dict[str, torch.Tensor]:
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """A list that is empty until SIGINT or SIGTERM comes; a second one interrupts at once."""
+    """A list that is empty until SIGINT or SIGTERM comes; a second one interrupts at once.
+
+    Outside the main thread, which alone hears of signals, it stays empty.
+    """
     received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
 
     def note(number: int, _: object) -> None:
         if received:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -97,7 +98,7 @@ def checkpoint_activations(model: ParsitForConditionalGeneration, layers: range 
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if layers is None:
         return
-    decoder_layers = model.get_decoder().layers
+    decoder_layers: list[Any] = layers_of(model.get_decoder())
     if layers.stop > len(decoder_layers):
         raise UsageError(
             f"--gradient_checkpointing_layers {layers.start}-{layers.stop - 1}: the language model has the layers "

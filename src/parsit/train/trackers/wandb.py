@@ -17,6 +17,7 @@ class Wandb(Remembering):
     def begin(self, settings: dict[str, Any]) -> None:
         """Open the run there, or go on with it."""
         import wandb
+        from wandb.errors import CommError
 
         mode = os.environ.get("WANDB_MODE")
         if mode is None and not wandb.login(prompt=False, verify=False):
@@ -24,7 +25,7 @@ class Wandb(Remembering):
             self.say(f"wandb: no key here (`wandb login` asks for one); {self._sync_later()}")
         try:
             self._run = self._init(settings, mode)
-        except wandb.errors.CommError as error:
+        except CommError as error:
             self.say(f"wandb: {self._host()} does not answer ({one_line(error)}); {self._sync_later()}")
             wandb.teardown()  # the attempt still holds the run's id
             self._run = self._init(settings, "offline")
