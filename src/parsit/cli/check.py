@@ -8,7 +8,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from parsit.cli.train import parse_run, run_parser
+from parsit.cli.run_flags import parse_run, run_parser
 from parsit.types import ParsitError, UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ then compute one step on the largest micro-batch, with the processes and the way
 Nothing is written but the data's index. Exit codes: 0 nothing found, 1 a check failed, 2 wrong usage.
 The flags are those of `parsit train`, and two more."""
 
+OWN = ("max_memory_gb", "no_step")
+
 # What to do where the run cannot be prepared, or its largest micro-batch not be read.
 REMEDIES = {
     "data": "`parsit data validate` lists every fault; is --image_folder right?",
@@ -38,7 +40,7 @@ def parse(argv: list[str]) -> tuple[TrainConfig, float | None, bool]:
     Raises:
         UsageError: an unknown preset, flag or value, or no memory at all.
     """
-    parser = run_parser("parsit check", DESCRIPTION)
+    parser = run_parser("parsit check", DESCRIPTION, OWN)
     parser.add_argument(
         "--max_memory_gb",
         type=float,
@@ -50,7 +52,7 @@ def parse(argv: list[str]) -> tuple[TrainConfig, float | None, bool]:
         action="store_true",
         help="leave the step out: no process is started, --num_processes N estimates for N GPUs",
     )
-    config, own = parse_run(parser, argv, ("max_memory_gb", "no_step"))
+    config, own = parse_run(parser, argv, OWN)
     limit = own["max_memory_gb"]
     if limit is not None and not limit > 0:
         raise UsageError(f"--max_memory_gb is {limit}: it must be more than 0")

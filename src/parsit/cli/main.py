@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import sys
 
 from parsit.types import ParsitError, UsageError
@@ -60,6 +61,11 @@ def dispatch(argv: list[str]) -> int:
 
 def main() -> None:
     """Entry point of the console script. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a terminal that is not UTF-8 shows what it cannot as an escape
     try:
         code = dispatch(sys.argv[1:])
     except UsageError as error:

@@ -1,20 +1,58 @@
-"""One command-line parser for all verbs: no abbreviations, one-line errors, the nearest name."""
+"""One command-line parser for all verbs: no abbreviations, one-line errors, the nearest name, help in groups."""
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import jsonargparse
 
+from parsit.cli.help import help_text
+
 
 class Parser(jsonargparse.ArgumentParser):
-    """`jsonargparse.ArgumentParser` that says in one line what is wrong and names the nearest option."""
+    """`jsonargparse.ArgumentParser` that says in one line what is wrong and names the nearest option.
 
-    def __init__(self, prog: str, description: str, **kwargs: Any) -> None:
-        super().__init__(prog=prog, description=description, allow_abbrev=False, **kwargs)
+    Args:
+        prog: the verb as it is typed, such as `parsit train`.
+        description: what it does.
+        groups: for `--help`: titles, each with the names of its flags.
+        everyday: for `--help`: the flags that are shown where `--help all` shows every one; empty: all are.
+        needed: flags that must be given and do not say so themselves.
+        kwargs: as for `jsonargparse.ArgumentParser`.
+    """
+
+    def __init__(
+        self,
+        prog: str,
+        description: str,
+        *,
+        groups: Mapping[str, Sequence[str]] | None = None,
+        everyday: Sequence[str] = (),
+        needed: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(prog=prog, description=description, allow_abbrev=False, add_help=False, **kwargs)
+        self._groups, self._everyday, self._needed = dict(groups or {}), everyday, needed
+
+    def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Any:
+        """As `argparse`, but `-h` and `--help` print Parsit's own help and exit with 0, wherever they stand."""
+        words = list(sys.argv[1:] if args is None else args)
+        for place, word in enumerate(words):
+            if word in ("-h", "--help"):
+                print(self.help(whole="all" in words[place + 1 : place + 2]))
+                raise SystemExit(0)
+        return super().parse_args(words, *rest, **kwargs)
+
+    def help(self, whole: bool) -> str:
+        """The text of `--help`, or of `--help all`."""
+        actions = [action for action in self._actions if isinstance(action, argparse.Action)]
+        text = self.description or ""
+        return help_text(str(self.prog), text, actions, self._groups, self._everyday, self._needed, whole)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one line on stderr and exit with 2, the code for wrong usage."""

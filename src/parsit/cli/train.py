@@ -2,44 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from parsit.cli.parser import Parser
-from parsit.config import TrainConfig, load_preset, preset_names
-from parsit.types import ParsitError, UsageError
-
-
-def run_parser(verb: str, description: str) -> Parser:
-    """A parser of the flags of a run, to which a verb may add its own."""
-    parser = Parser(verb, f"{description} PRESET[/STAGE] is one of: " + ", ".join(preset_names()))
-    parser.add_argument("preset", metavar="PRESET[/STAGE]", help="where the settings start from")
-    parser.add_argument(
-        "--data", nargs="+", metavar="FILE", help="training files of any known format, or a mixture .yaml"
-    )
-    parser.add_argument("--eval_data", nargs="+", metavar="FILE", help="validation files, never trained on")
-    parser.add_class_arguments(TrainConfig, as_group=False, skip={"data", "eval_data", "architecture"})
-    return parser
-
-
-def parse_run(parser: Parser, argv: list[str], own: tuple[str, ...] = ()) -> tuple[TrainConfig, dict[str, Any]]:
-    """The resolved configuration of a command line, and the values of the verb's `own` flags.
-
-    Raises:
-        UsageError: an unknown preset, flag or value.
-    """
-    named = bool(argv) and not argv[0].startswith("-")
-    preset = load_preset(argv[0]) if named else {}
-    architecture = preset.pop("architecture", "")
-    parser.set_defaults(preset)
-    values = vars(parser.parse_args(argv)).copy()
-    if values.pop("preset") != argv[0] or not named:
-        raise UsageError(f"{parser.prog}: PRESET[/STAGE] comes first, before the flags")
-    others = {name: values.pop(name) for name in own}
-    config = TrainConfig(architecture=architecture, **values)
-    for flag in ("data", "output_dir"):
-        if not getattr(config, flag):
-            raise UsageError(f"{parser.prog} needs --{flag} (`{parser.prog} --help` lists the flags)")
-    return config, others
+from parsit.cli.run_flags import parse_run, run_parser
+from parsit.config import TrainConfig
+from parsit.types import ParsitError
 
 
 def parse(argv: list[str]) -> TrainConfig:

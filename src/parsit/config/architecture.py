@@ -51,8 +51,15 @@ def load_architecture(name: str) -> Architecture:
     return Architecture(name=name, **yaml.safe_load(text))
 
 
-def unknown(kind: str, name: str, known: list[str]) -> str:
-    """One line for a name that does not exist, with the nearest that does."""
-    near = difflib.get_close_matches(name, known, n=1)
+def unknown(kind: str, name: str, known: list[str], also: list[str] | None = None) -> str:
+    """One line for a name that does not exist, with the nearest that does.
+
+    Args:
+        kind: what it is the name of.
+        name: what was asked for.
+        known: what there is.
+        also: what may be meant besides, such as short forms.
+    """
+    near = difflib.get_close_matches(name, [*(also or []), *known], n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"unknown {kind} {name!r}{hint} (known: {', '.join(known)})"

@@ -370,7 +370,7 @@ def load_preset(name: str) -> dict[str, Any]:
     if "/" not in name and name in architecture_names():
         name = f"{name}/{DEFAULT_STAGE.get(name, 'finetune')}"
     if name not in preset_names():
-        raise UsageError(unknown("preset", name, preset_names()))
+        raise UsageError(unknown("preset", name, preset_names(), architecture_names()))
     architecture, stage = name.split("/")
     file = resources.files("parsit.config").joinpath("presets", architecture, f"{stage}.yaml")
     values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
