@@ -11,7 +11,6 @@ import re
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
@@ -20,7 +19,6 @@ from parsit.cli import check
 
 pytestmark = [pytest.mark.slow, pytest.mark.dist]
 
-ZERO3 = str(Path(__file__).parents[2] / "scripts" / "zero3.json")
 BASE = ["tiny", "--data", "data.jsonl", "--output_dir", "run", "--glyph_loss_weight", "0", "--bf16", "false"]
 BASE += ["--per_device_train_batch_size", "2", "--optim", "adamw"]
 # What processes do when the step begins, as FAULTS says, RANK:FAULT by commas; Python itself runs `sitecustomize`.
@@ -87,7 +85,8 @@ def free_port():
 def run_check(folder, *flags, processes=0, faults=""):
     """(exit codes, stdout, stderr) of the command, or of as many as torchrun would start, each with its place."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_PORT": free_port()}
-    environment |= {"FAULTS": faults, "PYTHONPATH": str(folder)} if faults else {}
+    paths = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    environment |= {"FAULTS": faults, "PYTHONPATH": paths} if faults else {}
     places = [{}]
     if processes:
         common = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1"}
@@ -129,7 +128,7 @@ def numbers(line):
         (["--num_processes", "2"], 0, "2 steps of 2 micro-batches (1.00 passes over the data), DDP, 2 ranks"),
         (["--fsdp", "true"], 2, "2 steps of 2 micro-batches (1.00 passes over the data), FSDP, 2 ranks"),
         (["--tp", "2"], 2, "3 steps of 1 micro-batches (1.00 passes over the data), --tp 2, 2 ranks"),
-        (["--deepspeed", ZERO3], 2, "2 steps of 2 micro-batches (1.00 passes over the data), ZeRO-3, 2 ranks"),
+        (["--deepspeed", "zero3"], 2, "2 steps of 2 micro-batches (1.00 passes over the data), ZeRO-3, 2 ranks"),
     ],
     ids=["ddp", "fsdp", "tp", "zero3"],
 )
@@ -176,6 +175,6 @@ def test_a_loss_that_is_not_finite_on_one_process_fails_the_check(folder):
 
 def test_a_weight_that_no_gradient_reaches_is_seen_though_deepspeed_takes_all_gradients_away(folder):
     """The engine with one process, as `parsit train` would have it."""
-    codes, out, _ = run_check(folder, "--deepspeed", ZERO3, faults="0:forgotten")
+    codes, out, _ = run_check(folder, "--deepspeed", "zero3", faults="0:forgotten")
     assert codes == [1]
     assert step_line(out) == "FAILED  step       no gradient reaches model.mm_projector.forgotten"

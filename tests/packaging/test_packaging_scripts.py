@@ -99,13 +99,14 @@ def test_under_slurm_every_task_runs_the_stages_script(folder):
 
 @pytest.mark.parametrize(("name", "stage"), [("zero2", 2), ("zero3", 3), ("zero3_4b", 3)])
 def test_deepspeed_files_are_filled_in_without_anything_left(name, stage):
-    values = json.loads((SCRIPTS / f"{name}.json").read_text())
-    assert values["zero_optimization"]["stage"] == stage
-    assert ("offload_optimizer" in values["zero_optimization"]) == (name == "zero3_4b")
-    from parsit.config import TrainConfig
+    from parsit.config import TrainConfig, zero_settings
     from parsit.train.strategies.zero import read_config
 
-    filled = read_config(SCRIPTS / f"{name}.json", TrainConfig(per_device_train_batch_size=2), 4, True, 2048)
+    values = zero_settings(name)
+    assert values == zero_settings(SCRIPTS / f"{name}.json")  # the name in scripts/ is the same file
+    assert values["zero_optimization"]["stage"] == stage
+    assert ("offload_optimizer" in values["zero_optimization"]) == (name == "zero3_4b")
+    filled = read_config(name, TrainConfig(per_device_train_batch_size=2), 4, True, 2048)
     assert "auto" not in json.dumps(filled)
     assert filled["train_micro_batch_size_per_gpu"] == 2
     assert filled["bf16"] == {"enabled": True}

@@ -55,6 +55,8 @@ def test_the_installed_wheel_runs_from_there(wheel, tmp_path):
     assert '"projector": 6561792' in run("-m", "parsit.cli", "info", "qwen3-1.7b", "--json")
     made = run("-m", "parsit.cli", "data", "synth", "--out", "docs", "--pages", "1", "--workers", "1")
     assert (tmp_path / "docs" / "synth.json").is_file(), made
+    zero = "from parsit.config import ZERO_NAMES, zero_settings; print(*(zero_settings(n)['bf16'] for n in ZERO_NAMES))"
+    assert run("-c", zero).count("auto") == 3
     shipped = "from parsit import hf; print(len(hf.shipped_tokenizer('tiny')))"
     assert run("-c", shipped).strip() == "4096"
     parsit = target / "bin" / "parsit"

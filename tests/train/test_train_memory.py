@@ -168,5 +168,5 @@ def test_the_placement_is_read_from_the_flags(tmp_path):
     assert str(Placement.of(TrainConfig(deepspeed=str(file)), 4)) == "ZeRO-3, 4 ranks, optimizer on the CPU"
     assert str(Placement.of(TrainConfig(fsdp=True), 2)) == "FSDP, 2 ranks"
     assert str(Placement.of(TrainConfig(), 1)) == "one process"
-    with pytest.raises(InputError, match=r"--deepspeed nowhere\.json: cannot be read"):
+    with pytest.raises(InputError, match=r"--deepspeed nowhere\.json: no such file"):
         Placement.of(TrainConfig(deepspeed="nowhere.json"), 1)

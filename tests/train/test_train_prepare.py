@@ -77,6 +77,11 @@ def test_a_run_goes_on_from_its_checkpoint_except_where_it_is_dry(config, tmp_pa
         prepare(config(optim="muon"), World())
 
 
+def test_a_missing_configuration_of_zero_is_told_before_anything_is_loaded(config, tmp_path):
+    with pytest.raises(InputError, match="--deepspeed zero33: no such file; did you mean zero3"):
+        prepare(config(deepspeed="zero33", model_name_or_path=str(tmp_path / "no-model")), World())
+
+
 def test_a_flag_that_a_loaded_model_contradicts_is_refused(config):
     with pytest.raises(UsageError, match=r"--mm_projector_type is linear, but the model in .* was built with mlp2x"):
         prepare(config(mm_projector_type="linear"), World())

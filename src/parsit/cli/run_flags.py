@@ -112,7 +112,7 @@ _METAVARS = {
     "lora_targets_language": "LAYERS",
     "lora_targets_vision": "LAYERS",
     "run_name": "NAME",
-    "deepspeed": "FILE",
+    "deepspeed": "zero2|zero3|zero3_4b|FILE",
 }
 
 

@@ -10,11 +10,13 @@ from parsit.config.train import (
     load_preset,
     preset_names,
 )
+from parsit.config.zero import ZERO_NAMES, zero_settings
 
 __all__ = [
     "MULTIMODAL_FLAGS",
     "PROCESSING_FLAGS",
     "TUNABLE_PARTS",
+    "ZERO_NAMES",
     "Architecture",
     "TrainConfig",
     "architecture_names",
@@ -23,4 +25,5 @@ __all__ = [
     "load_preset",
     "preset_names",
     "unknown",
+    "zero_settings",
 ]

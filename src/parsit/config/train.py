@@ -183,7 +183,8 @@ class TrainingArguments:
         sample_steps: steps between readings of a few validation samples, with their CER; 0: never.
         gradient_checkpointing_layers: of the language model only these layers, as FIRST-LAST from 0; by default all.
         num_processes: processes on this machine; 0: one for each GPU, one without.
-        deepspeed: ZeRO, as this JSON file of DeepSpeed's configures it; "auto" values are filled in.
+        deepspeed: ZeRO: zero2 (gradients and optimizer are shared), zero3 (weights too), zero3_4b (all of it in the
+            CPU's memory), or a JSON file of DeepSpeed's, in which "auto" values are filled in.
         fsdp: shard weights, gradients and optimizer over the processes (FSDP2).
         tp: tensor parallelism: this many processes share each matrix of the language model.
     """

@@ -24,21 +24,18 @@ What is offloaded to the CPU counts nothing. The allocator's own losses and the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from parsit.config import TrainConfig, layer_range
+from parsit.config import TrainConfig, layer_range, zero_settings
 from parsit.model import ParsitForConditionalGeneration
 from parsit.model.head import CHUNK_BYTES
 from parsit.processing.collate import Batch
 from parsit.train.parts import halvable, layers_of, narrowable
 from parsit.train.world import data_size
-from parsit.types import InputError
 
 GB = 1e9
 
@@ -68,10 +65,7 @@ class Placement:
         of_data = data_size(ranks, config.tp)
         if not config.deepspeed:
             return cls(ranks, fsdp=config.fsdp and of_data > 1, tp=config.tp)
-        try:
-            settings = json.loads(Path(config.deepspeed).read_text(encoding="utf-8")).get("zero_optimization", {})
-        except (OSError, ValueError) as error:
-            raise InputError(f"--deepspeed {config.deepspeed}: cannot be read: {error}") from error
+        settings = zero_settings(config.deepspeed).get("zero_optimization", {})
         offloads = [settings.get(f"offload_{what}", {}).get("device", "none") for what in ("optimizer", "param")]
         on_cpu = [device not in ("none", None) for device in offloads]
         return cls(ranks, int(settings.get("stage", 0)), offload_optimizer=on_cpu[0], offload_weights=on_cpu[1])

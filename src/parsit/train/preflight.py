@@ -187,7 +187,7 @@ def _savings(config: TrainConfig, placement: Placement) -> Iterator[str]:
     if config.optim == "adamw":
         yield "--optim adamw_bf16"
     if not placement.zero and not placement.fsdp:
-        offload = "--deepspeed scripts/zero3_4b.json (ZeRO-3 with the CPU's memory), or " if placement.tp == 1 else ""
+        offload = "--deepspeed zero3_4b (ZeRO-3 with the CPU's memory), or " if placement.tp == 1 else ""
         yield f"{offload}--fsdp true on several GPUs"
     if not config.lora_enable:
         yield "the lora preset"

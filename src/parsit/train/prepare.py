@@ -17,7 +17,15 @@ from typing import Literal, TypeVar
 import torch
 
 from parsit import hf
-from parsit.config import MULTIMODAL_FLAGS, PROCESSING_FLAGS, Architecture, TrainConfig, layer_range, load_architecture
+from parsit.config import (
+    MULTIMODAL_FLAGS,
+    PROCESSING_FLAGS,
+    Architecture,
+    TrainConfig,
+    layer_range,
+    load_architecture,
+    zero_settings,
+)
 from parsit.data.dataset import DataSet, Limits, open_data
 from parsit.data.sources import read_sources
 from parsit.model import ParsitForConditionalGeneration
@@ -97,10 +105,12 @@ def prepare(
 
     Raises:
         PreparationError: data or a model that cannot be read, the same on all processes.
-        InputError: a checkpoint that cannot be gone on from.
+        InputError: a checkpoint that cannot be gone on from, or no file where --deepspeed names one.
         UsageError: flags that contradict each other, the checkpoint or the model.
     """
     data_size(world.size, config.tp)  # refuses what does not fit, before anything is loaded
+    if config.deepspeed:
+        zero_settings(config.deepspeed)  # likewise
     checkpoint = None if dry else world.on_first(lambda: checkpoint_to_resume(config, say))
     architecture = architecture_of(config)
     start = checkpoint or _parsit_folder(config.model_name_or_path)

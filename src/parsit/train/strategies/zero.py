@@ -7,7 +7,6 @@ Parameters are frozen or freed, and the optimizer's groups made, before the engi
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from parsit.config import TrainConfig
+from parsit.config import TrainConfig, zero_settings
 from parsit.processing.collate import Batch
 from parsit.train.objective import Losses, Objective, StepCounts
 from parsit.train.optimizer import Group, groups_of
@@ -32,7 +31,7 @@ def read_config(path: str | Path, config: TrainConfig, world_size: int, bf16: bo
     """DeepSpeed's configuration with every "auto" filled in.
 
     Args:
-        path: the JSON file.
+        path: the JSON file, or the name of one that ships with Parsit.
         config: the run's flags.
         world_size: processes.
         bf16: whether the run computes in bfloat16.
@@ -42,10 +41,7 @@ def read_config(path: str | Path, config: TrainConfig, world_size: int, bf16: bo
         InputError: the file cannot be read.
         UsageError: a value that contradicts a flag.
     """
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"--deepspeed {path}: cannot be read: {error}") from error
+    values = zero_settings(path)
     batch = config.per_device_train_batch_size
     ours: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": batch,
