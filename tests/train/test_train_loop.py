@@ -236,6 +236,15 @@ def test_a_config_has_its_nonsense_refused():
         ({"max_steps": 0}, "--max_steps"),
         ({"warmup_ratio": 2.0}, "--warmup_ratio"),
         ({"architecture": "qwen3-1.7"}, "qwen3-1.7b"),
+        ({"mm_vision_tower_lr": 0.0}, "--mm_vision_tower_lr is 0.0: .*left out of --mm_tunable_parts: mm_vision_tower"),
+        ({"mm_projector_lr": -1e-4}, "--mm_projector_lr is -0.0001: it must be more than 0"),
+        ({"mm_projector_lr": float("nan")}, "--mm_projector_lr is nan"),
+        ({"learning_rate": float("inf")}, "--learning_rate is inf"),
+        ({"weight_decay": float("inf")}, "--weight_decay is inf"),
+        ({"adam_beta2": 1.0}, "--adam_beta2 is 1.0: it must be 0 or more and less than 1"),
+        ({"adam_epsilon": 0.0}, "--adam_epsilon"),
+        ({"lora_alpha": 0}, "--lora_alpha"),
+        ({"lora_dropout": 1.0}, "--lora_dropout"),
     ):
         with pytest.raises(UsageError, match=message):
             TrainConfig(**flags)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,10 +16,10 @@ from parsit.cli import check
 from parsit.config import TrainConfig
 from parsit.data.dataset import in_memory
 from parsit.train.checks import check_groups, check_tokens, groups_of_run
-from parsit.train.memory import Placement
+from parsit.train.memory import GB, BatchSize, Placement
 from parsit.train.optimizer import Group
 from parsit.train.parts import set_tunable
-from parsit.train.preflight import preflight
+from parsit.train.preflight import check_memory, preflight
 from parsit.train.trial import check_step, largest, make_batch, micro_batches_of, outlook
 from parsit.types import InputError, UsageError
 
@@ -108,6 +110,25 @@ def test_a_memory_budget_that_cannot_be_met(config, model, processor, training):
     assert set(found) == {"memory"}
     assert "more than 0.0 GB" in found["memory"].detail
     assert found["memory"].remedy.startswith("--gradient_checkpointing true")
+
+
+def small_gpu(monkeypatch, gigabytes):
+    """Makes the machine seem to have a GPU with so much memory."""
+    properties = SimpleNamespace(total_memory=int(gigabytes * GB))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+
+
+def test_an_estimate_above_the_gpus_memory_warns_and_only_a_given_limit_fails(config, model, monkeypatch):
+    size = BatchSize(512, 8, 256)
+    check = partial(check_memory, model, config, Placement(), size, torch.device("cuda", 0))
+    small_gpu(monkeypatch, 2.0001)
+    found = check(None)
+    assert (found.ok, found.warns) == (True, True)
+    assert ", more than 0.0 GB" in found.detail
+    assert found.remedy.startswith("--gradient_checkpointing true")
+    assert (check(1e-3).ok, check(1e-3).warns) == (False, False)
+    small_gpu(monkeypatch, 80)
+    assert (check(None).ok, check(None).warns) == (True, False)
 
 
 def test_an_empty_group_and_a_rate_of_nothing(model, config):

@@ -12,7 +12,7 @@ import torch
 from dist_support import free_port, make_data, make_start
 
 from parsit.config import TrainConfig
-from parsit.train.fit import fit
+from parsit.train.fit import MemoryFullError, fit, run
 from parsit.train.prepare import PreparationError, prepare
 from parsit.train.world import World
 from parsit.types import InputError, UsageError
@@ -39,13 +39,13 @@ def config(folder, tmp_path):
 
 def test_what_a_run_begins_with_is_said_and_written(config, folder, tmp_path):
     said = []
-    run = prepare(config(eval_data=[str(folder / "d.jsonl")], sample_steps=1), World(), say=said.append)
+    ready = prepare(config(eval_data=[str(folder / "d.jsonl")], sample_steps=1), World(), say=said.append)
     assert [line.split(":")[0] for line in said] == ["training data", "validation data"]
-    assert (len(run.training), len(run.validation), run.checkpoint, run.base) == (14, 14, None, None)
-    trained = {part.name: part.trainable for part in run.parts}
-    assert trained["vision_tower"] == sum(p.numel() for p in run.model.vision_tower.parameters() if p.requires_grad)
+    assert (len(ready.training), len(ready.validation), ready.checkpoint, ready.base) == (14, 14, None, None)
+    trained = {part.name: part.trainable for part in ready.parts}
+    assert trained["vision_tower"] == sum(p.numel() for p in ready.model.vision_tower.parameters() if p.requires_grad)
     assert all(trained.values())
-    assert run.read_samples is not None
+    assert ready.read_samples is not None
     assert (tmp_path / "run" / "set_aside.jsonl").exists()
 
 
@@ -134,3 +134,16 @@ def test_fit_in_one_process_where_several_are_wanted_says_what_to_do(config):
         fit(config(num_processes=2))
     with pytest.raises(UsageError, match="output_dir is not set"):
         fit(config(output_dir=None))
+
+
+def test_memory_that_runs_out_in_mid_run_is_one_line(config, tmp_path):
+    def fill_memory(prepared):
+        def forward(module, arguments):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nand more that nobody reads")
+
+        prepared.model.register_forward_pre_hook(forward)
+
+    with pytest.raises(MemoryFullError) as raised:
+        run(config(), World(), on_prepared=fill_memory)
+    assert str(raised.value).startswith("out of memory: CUDA out of memory. Tried to allocate 20 GiB.: --gradient_ch")
+    assert "\n" not in str(raised.value)

@@ -115,8 +115,9 @@ class _Report:
         """Tell a check."""
         if not check.ok:
             self.failed.append(check.name)
-        self._tell(f"{'ok    ' if check.ok else 'FAILED'}  {check.name:<11}{check.detail}")
-        if not check.ok and check.remedy:
+        word = "FAILED" if not check.ok else "warn  " if check.warns else "ok    "
+        self._tell(f"{word}  {check.name:<11}{check.detail}")
+        if (check.warns or not check.ok) and check.remedy:
             self._tell(f"{'':19}do: {check.remedy}")
 
     def end(self, outlook: str) -> int:

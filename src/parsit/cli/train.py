@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     from parsit.cli.console import bars, quiet_libraries, say
     from parsit.cli.launch import num_processes, run_processes, set_defaults
     from parsit.cli.part_table import tell_parts
-    from parsit.train.fit import run
+    from parsit.train.fit import MemoryFullError, run
     from parsit.train.world import join, leave, place_in_environment
 
     processes = 1 if place_in_environment() else num_processes(config.num_processes)
@@ -33,6 +33,8 @@ def main(argv: list[str]) -> int:
     quiet_libraries()
     try:
         run(config, world, bars=bars, say=say, on_prepared=lambda ready: tell_parts(ready.model, ready.config))
+    except MemoryFullError:
+        raise  # another process need not know
     except ParsitError:
         if world.is_first:
             raise

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib import resources
+from math import inf
 from pathlib import PurePath
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -278,16 +279,23 @@ class TrainConfig(ModelArguments, DataArguments, TrainingArguments):
         for name in at_least_one:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         not_negative = ("dataloader_num_workers", "eval_steps", "save_total_limit", "warmup_steps", "seed")
-        not_negative += ("sample_steps", "num_processes", "lora_dropout")
+        not_negative += ("sample_steps", "num_processes")
         for name in (*not_negative, "max_tiles_per_pack"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("weight_decay", "max_grad_norm", "glyph_loss_weight"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+            _require(0 <= getattr(self, name) < inf, name, getattr(self, name), "0 or more")
         for name in ("warmup_ratio", "min_lr_ratio", "max_bad_fraction"):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
-        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "more than 0")
+        for name in ("adam_beta1", "adam_beta2", "lora_dropout"):
+            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 or more and less than 1")
+        for name in ("learning_rate", "adam_epsilon", "lora_alpha"):
+            _require(0 < getattr(self, name) < inf, name, getattr(self, name), "more than 0")
+        for name, part in (("mm_projector_lr", "mm_mlp_adapter"), ("mm_vision_tower_lr", "mm_vision_tower")):
+            rate = getattr(self, name)
+            wanted = f"more than 0 (what is not to be trained is left out of --mm_tunable_parts: {part})"
+            _require(rate is None or 0 < rate < inf, name, rate, wanted)
         _require(self.max_steps == -1 or self.max_steps >= 1, "max_steps", self.max_steps, "-1 or at least 1")
-        _require(self.num_train_epochs > 0, "num_train_epochs", self.num_train_epochs, "more than 0")
+        _require(0 < self.num_train_epochs < inf, "num_train_epochs", self.num_train_epochs, "more than 0")
         self._require_consistent()
 
     def _require_consistent(self) -> None:

@@ -27,12 +27,16 @@ from parsit.train.world import World
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One answer: `detail` says what was found, `remedy` what to do where it is not `ok`."""
+    """One answer: `detail` says what was found, `remedy` what to do where it is not `ok`, or where it `warns`.
+
+    What warns does not stop a run: it may go wrong, and only the run itself can tell.
+    """
 
     name: str
     ok: bool
     detail: str
     remedy: str = ""
+    warns: bool = False
 
 
 def check_versions(config: TrainConfig, world: World) -> Check:

@@ -12,8 +12,9 @@ from parsit.train.host_memory import keep_freed_memory
 from parsit.train.loop import OnStep, TrainResult, train
 from parsit.train.preflight import require_ready
 from parsit.train.prepare import Bars, Prepared, no_bars, prepare
+from parsit.train.trial import is_out_of_memory
 from parsit.train.world import World, join, leave, place_in_environment
-from parsit.types import UsageError
+from parsit.types import ParsitError, UsageError
 
 
 def set_device_defaults() -> None:
@@ -26,6 +27,18 @@ def set_device_defaults() -> None:
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         keep_freed_memory()
+
+
+class MemoryFullError(ParsitError):
+    """The memory of this process's device did not hold a step; of several processes perhaps this one's alone."""
+
+    def __init__(self, world: World, error: RuntimeError) -> None:
+        where = f"process {world.rank}: " if world.size > 1 else ""
+        super().__init__(
+            f"{where}out of memory: {str(error).splitlines()[0]}: --gradient_checkpointing true, a smaller "
+            "--per_device_train_batch_size or --model_max_length (`parsit check` tries the largest step); the same "
+            "command goes on from the last checkpoint"
+        )
 
 
 def run(
@@ -50,14 +63,20 @@ def run(
     Raises:
         UsageError: flags that contradict each other, a checkpoint or a model.
         InputError: data or a model that cannot be used, or a check before the run that failed.
+        MemoryFullError: the device's memory ran out, on this process.
         ParsitError: a loss or gradient that is not finite.
         KeyboardInterrupt: SIGINT or SIGTERM came; the state was saved first.
     """
     prepared = prepare(config, world, bars=bars, say=say)
     if world.is_first:
         on_prepared(prepared)
-    require_ready(prepared)
-    result = train(prepared, on_step)
+    require_ready(prepared, say)
+    try:
+        result = train(prepared, on_step)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryFullError(world, error) from error
     if world.is_first:
         ending = f", validation loss {result.eval_loss:.4f}" if result.eval_loss is not None else ""
         say(f"trained {result.steps} steps{ending}; saved {result.checkpoint}")

@@ -7,7 +7,7 @@ changes weights, files or random numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -77,8 +77,12 @@ def preflight(
     return checks
 
 
-def require_ready(prepared: Prepared) -> None:
+def require_ready(prepared: Prepared, say: Callable[[str], None]) -> None:
     """The cheap checks before a run that is to begin now. All processes call this at once.
+
+    Args:
+        prepared: the run.
+        say: told what may go wrong, on the first process.
 
     Raises:
         InputError: the first check that failed, with its remedy; the same on all processes.
@@ -88,6 +92,8 @@ def require_ready(prepared: Prepared) -> None:
         for found in preflight(prepared.config, prepared.model, prepared.processor, prepared.training, prepared.world):
             if not found.ok:
                 raise InputError(f"{found.name}: {found.detail}: {found.remedy} (`parsit check` looks at everything)")
+            if found.warns:
+                say(f"warning: {found.name}: {found.detail}; if it does not work: {found.remedy}")
 
     prepared.world.on_first(check)
 
@@ -163,7 +169,11 @@ def check_memory(
     device: torch.device,
     max_memory_gb: float | None,
 ) -> Check:
-    """The estimate (`parsit.train.memory`) against what a GPU has."""
+    """The estimate (`parsit.train.memory`) against what a GPU has.
+
+    More than the GPU of this machine has is a warning: the estimate errs by some 10 to 20 %, and a step tells for sure.
+    More than a limit that was given is a failure.
+    """
     estimated = estimate(model, config, placement, size, wants_bf16(config.bf16, device))
     detail = f"{placement}: {estimated}"
     if device.type == "cuda":
@@ -175,7 +185,9 @@ def check_memory(
         limit = max_memory_gb * GB
     if estimated.total <= limit:
         return Check("memory", True, f"{detail} of {limit / GB:.1f} GB")
-    return Check("memory", False, f"{detail}, more than {limit / GB:.1f} GB", "; ".join(_savings(config, placement)))
+    warns = max_memory_gb is None
+    detail += f", more than {limit / GB:.1f} GB"
+    return Check("memory", warns, detail, "; ".join(_savings(config, placement)), warns)
 
 
 def _savings(config: TrainConfig, placement: Placement) -> Iterator[str]:

@@ -199,7 +199,7 @@ def check_step(
     try:
         trial = try_step(config, model, batch, work, world)
     except RuntimeError as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         where = f"process {world.rank}: " if world and world.size > 1 else ""
         remedy = "--gradient_checkpointing true, a smaller --per_device_train_batch_size or --model_max_length"
@@ -218,7 +218,7 @@ def check_step(
     return Check("step", True, detail), trial
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether memory ran out: the GPU's, or the CPU's, for which torch has no error of its own."""
     return isinstance(error, torch.OutOfMemoryError) or any(
         words in str(error) for words in ("out of memory", "can't allocate memory")
