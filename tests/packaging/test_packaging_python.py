@@ -58,6 +58,7 @@ def test_the_version_is_the_packages_and_a_wrong_name_says_so():
     [
         ("tiny", {"data": "a.jsonl"}, ["--data", "a.jsonl"]),
         ("qwen3-4b/lora", {"data": ["a", Path("b")], "bits": 4}, ["--data", "a", "b", "--bits", "4"]),
+        ("tiny", {"data": "a", "bf16": True}, ["--data", "a", "--bf16", "true"]),
         (
             "smol/pretrain",
             {"data": Path("a"), "eval_data": "v", "learning_rate": 0.5, "model_name_or_path": Path("m")},
@@ -78,7 +79,7 @@ def test_a_preset_with_settings_is_what_the_command_line_makes_of_them(preset, f
         ("tiny", {"learning_rat": 1}, "unknown setting 'learning_rat'; did you mean learning_rate?"),
         ("tiny", {"architecture": "smol"}, "unknown setting 'architecture'"),
         ("tiny", {"optim": "adamm"}, "unknown value of --optim 'adamm'; did you mean adamw?"),
-        ("tiny", {"bf16": True}, "unknown value of --bf16 'True'"),
+        ("tiny", {"bf16": "yes"}, "unknown value of --bf16 'yes'"),
     ],
 )
 def test_a_wrong_setting_is_one_line(preset, flags, message):

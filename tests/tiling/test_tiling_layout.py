@@ -108,6 +108,11 @@ def test_counts_that_can_be_worked_out_by_hand():
         ({"mm_spatial_pool_mode": "sum"}, "mm_spatial_pool_mode"),
         ({"mm_pixel_shuffle": 2}, "27 x 27"),
         ({"image_grid_pinpoints": "2 by 2"}, "image_grid_pinpoints"),
+        ({"image_grid_pinpoints": "[[384,300]]"}, "multiples of the tile size"),
+        ({"image_grid_pinpoints": "[[384"}, "image_grid_pinpoints"),
+        ({"image_grid_pinpoints": "[384,384]"}, "image_grid_pinpoints"),
+        ({"image_grid_pinpoints": "[[384,384.0]]"}, "whole numbers"),
+        ({"image_grid_pinpoints": "[]"}, "multiples of the tile size"),
         ({"image_grid_pinpoints": ((384, 300),)}, "multiples of the tile size"),
         ({"image_aspect_ratio": "anyres_max_4", "mm_patch_merge_type": "spatial"}, "spatial_unpad"),
         ({"mm_spatial_pool_stride": 0}, "mm_spatial_pool_stride"),
@@ -116,3 +121,9 @@ def test_counts_that_can_be_worked_out_by_hand():
 def test_choices_that_do_not_exist_are_refused_by_name(values, message):
     with pytest.raises(ValueError, match=message):
         ImageLayout(384, 14, **values)
+
+
+@pytest.mark.parametrize("text", ["[[384,768],[768,384]]", "[(384, 768), (768, 384)]", " [[384, 768], [768, 384]]"])
+def test_pinpoints_in_pixels_are_read_as_llava_writes_them(text):
+    layout = ImageLayout(384, 14, "anyres", text)
+    assert layout.resolutions == ((384, 768), (768, 384)) == ImageLayout(384, 14, "anyres", "(1x2),(2x1)").resolutions

@@ -54,14 +54,45 @@ class Parser(jsonargparse.ArgumentParser):
         text = self.description or ""
         return help_text(str(self.prog), text, actions, self._groups, self._everyday, self._needed, whole)
 
+    def unknown(self, flag: str) -> str:
+        """What to say of a flag that does not exist: the one that is probably meant."""
+        near = nearest(flag, [option for option in self._option_string_actions if option.startswith("--")])
+        return f"unknown option {flag}" + (f"; did you mean {near}?" if near else "")
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one line on stderr and exit with 2, the code for wrong usage."""
         line = " ".join(message.split())
         unknown = re.search(r"(--?[A-Za-z][\w.-]*)", line) if "nrecognized" in line else None
+        wrong = re.search(r'Parser key "(\w+)": .*?(Literal\[[^]]*\]|float|int|bool).* value: (.*)', line)
         if unknown:
-            known = [option for option in self._option_string_actions if option.startswith("--")]
-            near = difflib.get_close_matches(unknown.group(1), known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            line = f"unknown option {unknown.group(1)}{hint}"
+            line = self.unknown(unknown.group(1))
+        elif wrong:
+            name, kind, value = wrong.groups()
+            line = f"--{name} is {value}: it must be {_in_words(kind)}"
         print(f"{self.prog}: {line} (`{self.prog} --help` lists the options)", file=sys.stderr)
         raise SystemExit(2)
+
+
+def nearest(flag: str, known: Sequence[str]) -> str | None:
+    """The flag that is probably meant: by its initials, by its words, else by its letters.
+
+    `--lr` is `--learning_rate`, `--epochs` is `--num_train_epochs`, `--learning_rat` is `--learning_rate`.
+    """
+    name = flag.lstrip("-")
+    names = {option.lstrip("-"): option for option in known}
+    words = set(re.split("[_-]", name))
+    initials = [one for one in names if name == "".join(word[0] for word in re.split("[_-]", one) if word)]
+    containing = sorted((one for one in names if words <= set(re.split("[_-]", one))), key=len)
+    near = (initials if len(name) > 1 else []) or containing or difflib.get_close_matches(name, names, n=1)
+    return names[near[0]] if near else None
+
+
+def _in_words(kind: str) -> str:
+    """A type as jsonargparse names it, for people."""
+    if "Literal" in kind:
+        inside = kind[kind.index("Literal[") + len("Literal[") : kind.index("]")]
+        return "one of " + ", ".join(choice.strip().strip("'") for choice in inside.split(","))
+    for name, words in (("float", "a number"), ("int", "a whole number"), ("bool", "true or false")):
+        if name in kind:
+            return words
+    return kind

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from parsit.cli.parser import Parser
-from parsit.config import TrainConfig, architecture_names, load_preset, preset_names
+from parsit.config import LLAVA_FLAGS, TrainConfig, architecture_names, load_preset, preset_names
 from parsit.types import UsageError
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -156,7 +156,8 @@ def parse_run(parser: Parser, argv: list[str], own: tuple[str, ...] = ()) -> tup
     preset = load_preset(argv[0]) if named else {}
     architecture = preset.pop("architecture", "")
     parser.set_defaults(preset)
-    values = vars(parser.parse_args(argv)).copy()
+    _refuse_llavas(parser, argv)
+    values = vars(parser.parse_args(_lowered(argv))).copy()
     if values.pop("preset") != argv[0] or not named:
         raise UsageError(f"{parser.prog}: PRESET[/STAGE] comes first, before the flags")
     others = {name: values.pop(name) for name in own}
@@ -165,3 +166,31 @@ def parse_run(parser: Parser, argv: list[str], own: tuple[str, ...] = ()) -> tup
         if not getattr(config, flag):
             raise UsageError(f"{parser.prog} needs --{flag} (`{parser.prog} --help` lists the flags)")
     return config, others
+
+
+def _refuse_llavas(parser: Parser, argv: list[str]) -> None:
+    """Where LLaVA-NeXT's flags are among those that Parsit has not, answer all at once.
+
+    Raises:
+        UsageError: what to give instead of each.
+    """
+    names = [word.partition("=")[0] for word in argv if word.startswith("--") and len(word) > 2]
+    unknown = [name for name in dict.fromkeys(names) if name not in parser._option_string_actions and name != "--help"]
+    if any(name.removeprefix("--") in LLAVA_FLAGS for name in unknown):
+        answers = [
+            f"{name}: {LLAVA_FLAGS[name.removeprefix('--')]}"
+            if name.removeprefix("--") in LLAVA_FLAGS
+            else parser.unknown(name).replace(";", ",")
+            for name in unknown
+        ]
+        raise UsageError(f"flags of LLaVA-NeXT: {'; '.join(answers)} (docs/training.md has them all)".replace("`", ""))
+
+
+def _lowered(argv: list[str]) -> list[str]:
+    """`--bf16 True` as `--bf16 true`: LLaVA's scripts, and Python, write it so."""
+    lowered = list(argv)
+    for place, word in enumerate(argv):
+        after_flag = place > 0 and argv[place - 1] == "--bf16"
+        if (after_flag or word.startswith("--bf16=")) and word.split("=")[-1] in ("True", "False"):
+            lowered[place] = word.lower()
+    return lowered

@@ -1,6 +1,7 @@
 """Floor 1: configuration as data. Architecture presets, training presets, the flags of a run. No torch."""
 
 from parsit.config.architecture import Architecture, architecture_names, load_architecture, unknown
+from parsit.config.llava import LLAVA_FLAGS
 from parsit.config.train import (
     MULTIMODAL_FLAGS,
     PROCESSING_FLAGS,
@@ -13,6 +14,7 @@ from parsit.config.train import (
 from parsit.config.zero import ZERO_NAMES, zero_settings
 
 __all__ = [
+    "LLAVA_FLAGS",
     "MULTIMODAL_FLAGS",
     "PROCESSING_FLAGS",
     "TUNABLE_PARTS",

@@ -328,6 +328,8 @@ def _plain(flag: str, value: Any) -> Any:
         value = [value]
     if isinstance(value, list | tuple):
         return [_plain("", one) for one in value]
+    if flag == "bf16" and isinstance(value, bool):
+        return str(value).lower()
     return str(value) if isinstance(value, PurePath) else value
 
 

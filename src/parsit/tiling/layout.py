@@ -11,6 +11,7 @@ Sizes are (width, height) in pixels, as Pillow gives them; grids are (columns, r
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -159,6 +160,8 @@ class ImageLayout:
 
 @lru_cache
 def _resolutions(pinpoints: str | tuple[tuple[int, int], ...], image_size: int) -> tuple[tuple[int, int], ...]:
+    if isinstance(pinpoints, str) and pinpoints.lstrip().startswith("["):
+        pinpoints = _parse_pixel_list(pinpoints)
     if isinstance(pinpoints, str):
         return tuple((columns * image_size, rows * image_size) for columns, rows in _parse_grid_range(pinpoints))
     if not pinpoints or any(side % image_size or side <= 0 for pair in pinpoints for side in pair):
@@ -246,6 +249,18 @@ def _parse_grid_range(text: str) -> list[tuple[int, int]]:
         return pairs
     (first_column, first_row), (last_column, last_row) = pairs[0], pairs[-1]
     return [(c, r) for c in range(first_column, last_column + 1) for r in range(first_row, last_row + 1)]
+
+
+def _parse_pixel_list(text: str) -> tuple[tuple[int, int], ...]:
+    """(width, height) pairs in pixels of a list as LLaVA writes it: `[[384,768],[768,384]]`, `[(384, 768), …]`."""
+    try:
+        pairs = json.loads(text.replace("(", "[").replace(")", "]"))
+        sizes = tuple((width, height) for width, height in pairs)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"image_grid_pinpoints {text!r}: write (1x1),...,(6x6) or [[384,768],[768,384]]") from error
+    if not all(isinstance(side, int) for pair in sizes for side in pair):
+        raise ValueError(f"image_grid_pinpoints {text!r}: sides are whole numbers of pixels")
+    return sizes
 
 
 def _require_one_of(name: str, value: str, known: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ process is told by all of them at once, so that none waits for one that has ende
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields, replace
@@ -32,6 +33,7 @@ from parsit.model import ParsitForConditionalGeneration
 from parsit.model.adapter_files import BaseModel, base_of, is_adapter_folder, load_with_adapters
 from parsit.model.adapters import AdapterSettings, add_adapters
 from parsit.model.import_weights import load_projector
+from parsit.model.projector import build_projector
 from parsit.model.quantize import set_compute_dtype
 from parsit.parse.locate import find_model, is_parsit_model
 from parsit.processing.processor import ParsitProcessor
@@ -114,6 +116,8 @@ def prepare(
     checkpoint = None if dry else world.on_first(lambda: checkpoint_to_resume(config, say))
     architecture = architecture_of(config)
     start = checkpoint or _parsit_folder(config.model_name_or_path)
+    if not start:
+        _require_sound(architecture)
     processor = agreed(world, "model", lambda: hf.load_processor(start) if start else hf.new_processor(architecture))
     training = _data_set(config.data or [], config, processor, "training", world, bars, say)
     validation = None
@@ -204,6 +208,22 @@ def _parsit_folder(name: str | None) -> Path | None:
         return None
     folder = find_model(name)
     return folder if is_parsit_model(folder) else None
+
+
+def _require_sound(architecture: Architecture) -> None:
+    """Refuse flags that make no model, before data or weights are looked at.
+
+    Raises:
+        UsageError: which flag, and what it may be.
+    """
+    try:
+        made = hf.config_of(architecture)
+        with torch.device("meta"):
+            features = made.vision_config.hidden_size * made.mm_pixel_shuffle**2
+            build_projector(made.mm_projector_type, features, made.text_config.hidden_size)
+    except ValueError as error:
+        flags = "|".join(MULTIMODAL_FLAGS)
+        raise UsageError(re.sub(rf"\b({flags})\b", r"--\1", str(error))) from error
 
 
 def _require_given_flags(
