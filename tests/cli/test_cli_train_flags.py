@@ -96,7 +96,7 @@ def test_a_command_of_llava_next_is_answered_all_at_once():
         "--evaluation_strategy no --save_strategy steps --save_steps 1000 --save_total_limit 1 --learning_rate 1e-5 "
         "--weight_decay 0. --warmup_ratio 0.03 --lr_scheduler_type cosine --logging_steps 1 --tf32 True "
         "--model_max_length 32768 --gradient_checkpointing True --dataloader_num_workers 4 --lazy_preprocess True "
-        "--report_to wandb --torch_compile True --torch_compile_backend inductor --dataloader_drop_last True "
+        "--report_to wandb --torch_compile False --torch_compile_backend inductor --dataloader_drop_last True "
         "--frames_upbound 32 --mm_newline_position one_token --attn_implementation sdpa --epochs 3"
     )
     with pytest.raises(UsageError) as raised:

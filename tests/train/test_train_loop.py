@@ -96,6 +96,31 @@ def test_random_numbers_go_on_where_they_stood(run, tmp_path, mini, processor):
     assert learnt(tmp_path / "plain") != learnt(tmp_path / "whole")  # dropout does something
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"max_steps": 12}, "the run had 6 steps and has 12 now: at step 6 the learning rate goes on at 1.5e-03, "),
+        ({"max_steps": 12, "lr_scheduler_type": "constant"}, "at step 6 the learning rate goes on at 3.0e-03, "),
+        ({"max_steps": 7, "learning_rate": 3e-9, "lr_scheduler_type": "constant"}, "goes on at 3.0e-09"),
+        ({"max_steps": 6}, ""),
+    ],
+)
+def test_a_learning_rate_that_jumps_on_resume_is_said(run, tmp_path, flags, said, capsys):
+    run(tmp_path, max_steps=6, warmup_steps=1)
+    assert "warning" not in capsys.readouterr().err
+    run(tmp_path, warmup_steps=1, **flags)
+    err = capsys.readouterr().err
+    assert ("warning: " in err) == bool(said)
+    assert said in err
+
+
+def test_a_run_that_was_cut_short_goes_on_without_a_word_about_its_rate(run, tmp_path, capsys):
+    run(tmp_path, max_steps=6)
+    shutil.rmtree(tmp_path / "checkpoint-6")
+    run(tmp_path, max_steps=6)
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_resuming_with_other_data_is_refused(run, tmp_path, samples):
     run(tmp_path, max_steps=3)
     changed = [replace(samples[0], id="another"), *samples[1:]]

@@ -49,6 +49,7 @@ from parsit.train.parts import checkpoint_activations, trainable
 from parsit.train.prepare import Prepared
 from parsit.train.rates import StepWork, mfu, peak_flops_of
 from parsit.train.readings import ReadSamples
+from parsit.train.resume import changed_schedule
 from parsit.train.strategies import choose
 from parsit.train.trackers import tracker
 from parsit.types import InputError, ParsitError
@@ -100,6 +101,8 @@ def train(prepared: Prepared, on_step: OnStep = lambda run, step: None) -> Train
         _stop_signals() as stopped,
     ):
         run.left_out.begin(state.step, log.say, run.world.is_first)
+        if prepared.checkpoint and (jump := changed_schedule(config, prepared.checkpoint, run.plan, state.step)):
+            log.say(jump)
         on_step(run, state.step)
         batches = run.training_batches(state.step)
         for step in range(state.step, run.total_steps):

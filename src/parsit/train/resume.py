@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from parsit.config import MULTIMODAL_FLAGS, PROCESSING_FLAGS, TrainConfig
+from parsit.data.plan import Plan
+from parsit.train.batches import num_steps
 from parsit.train.checkpoint import find_newest, list_checkpoints, require_good
+from parsit.train.optimizer import learning_rate_factor
 from parsit.types import InputError, UsageError
 
 # What the weights are, and how their optimizer state is kept: these may not change on resume.
 FIXED_ON_RESUME = ("architecture", "mm_tunable_parts", "mm_tunable_vision_layers", "glyph_loss_weight")
 FIXED_ON_RESUME += ("lora_enable", "lora_r", "lora_alpha", "use_dora", "lora_targets_language", "lora_targets_vision")
 FIXED_ON_RESUME += ("bits", "optim", *MULTIMODAL_FLAGS, *PROCESSING_FLAGS)
+# What decides the learning rate of a step: this may change, and is said where the rate jumps.
+SCHEDULE = ("max_steps", "num_train_epochs", "learning_rate", "lr_scheduler_type", "warmup_ratio", "warmup_steps")
+SCHEDULE += ("min_lr_ratio",)
 
 
 def checkpoint_to_resume(config: TrainConfig, say: Callable[[str], None]) -> Path | None:
@@ -43,6 +50,33 @@ def checkpoint_to_resume(config: TrainConfig, say: Callable[[str], None]) -> Pat
     if checkpoint is not None:
         _require_same_settings(config, checkpoint)
     return checkpoint
+
+
+def changed_schedule(config: TrainConfig, checkpoint: Path, plan: Plan, step: int) -> str:
+    """What to say where the run's learning rate does not go on as it was falling; empty: it does.
+
+    A run that goes on with more or fewer steps, or another schedule, jumps to where the new schedule stands then.
+
+    Args:
+        config: the run's configuration now.
+        checkpoint: where it goes on from.
+        plan: the run's steps.
+        step: optimizer steps done.
+    """
+    values = yaml.safe_load((checkpoint / "train_config.yaml").read_text(encoding="utf-8"))
+    before = replace(config, **{name: values[name] for name in SCHEDULE if name in values})
+    totals = num_steps(before, plan), num_steps(config, plan)
+    rates = [
+        one.learning_rate * learning_rate_factor(min(step, total - 1), total, one)
+        for one, total in zip((before, config), totals, strict=True)
+    ]
+    if step >= totals[1] or abs(rates[1] - rates[0]) <= 0.01 * rates[0]:
+        return ""
+    steps = f"the run had {totals[0]} steps and has {totals[1]} now: " if totals[0] != totals[1] else ""
+    return (
+        f"warning: {steps}at step {step} the learning rate goes on at {rates[1]:.1e}, not at {rates[0]:.1e}; "
+        "for a rate that only falls, begin a new --output_dir with --model_name_or_path"
+    )
 
 
 def _require_same_settings(config: TrainConfig, checkpoint: Path) -> None:
