@@ -18,6 +18,7 @@ from parsit.train.adapters import set_trainable
 from parsit.train.compiled import compile_layers
 from parsit.train.objective import Objective, StepCounts
 from parsit.train.parts import checkpoint_activations
+from parsit.train.prepare import Prepared, set_free
 from parsit.train.strategies.base import Strategy
 from parsit.train.world import World
 
@@ -153,7 +154,9 @@ def test_a_resumed_run_is_an_uninterrupted_one(architecture, processor, data, de
         config = flags(**fixed | flagged | {"output_dir": str(output_dir), "max_steps": 6, "bf16": "true"})
         checkpoint = find_newest(output_dir, warn=print)
         model = hf.load_model(checkpoint) if checkpoint else hf.new_model(architecture, processor, 0)
-        train(replace(config, max_steps=6), model, processor, data, None, checkpoint, World(device=device))
+        longer = replace(config, max_steps=6)
+        parts = set_free(model, longer)
+        train(Prepared(longer, World(device=device), model, processor, data, None, parts, checkpoint))
         lines = (output_dir / "metrics.jsonl").read_text().splitlines()
         return [json.loads(line)["loss"] for line in lines]
 

@@ -118,9 +118,8 @@ class Strategy:
         check(norm)
         limit = self.config.max_grad_norm
         if limit and norm > limit:
-            torch._foreach_mul_(
-                [local(p.grad) for _, p in self.named_trained() if p.grad is not None], limit / (norm + 1e-6)
-            )
+            gradients = [local(p.grad) for _, p in self.named_trained() if p.grad is not None]
+            torch._foreach_mul_(gradients, limit / (norm + 1e-6))  # type: ignore[attr-defined]  (public by its use)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * factor
@@ -149,7 +148,8 @@ class Strategy:
         held = [parameter for parameter in members if parameter.grad is not None]
         if not held:
             return torch.zeros((), dtype=torch.float64, device=self.device)
-        norms = torch._foreach_norm([local(parameter.grad) for parameter in held], 2, dtype=torch.float64)
+        gradients = [local(parameter.grad) for parameter in held if parameter.grad is not None]
+        norms = torch._foreach_norm(gradients, 2, dtype=torch.float64)  # type: ignore[attr-defined]  (as above)
         # What several processes hold counts for a part in each.
         holders = [self.world.size / shares(parameter) if cut else 1.0 for parameter in held]
         weights = torch.tensor(holders, dtype=torch.float64).reciprocal()
