@@ -99,7 +99,7 @@ def test_random_numbers_go_on_where_they_stood(run, tmp_path, mini, processor):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ({"max_steps": 12}, "the run had 6 steps and has 12 now: at step 6 the learning rate goes on at 1.5e-03, "),
+        ({"max_steps": 12}, "the run had 6 steps and has 12 now: at step 6 the learning rate goes on at 1.7e-03, "),
         ({"max_steps": 12, "lr_scheduler_type": "constant"}, "at step 6 the learning rate goes on at 3.0e-03, "),
         ({"max_steps": 7, "learning_rate": 3e-9, "lr_scheduler_type": "constant"}, "goes on at 3.0e-09"),
         ({"max_steps": 6}, ""),
