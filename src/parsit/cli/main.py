@@ -10,6 +10,7 @@ import difflib
 import importlib
 import sys
 
+from parsit.cli.process import stop_on_sigterm, wait_passively
 from parsit.types import ParsitError, UsageError
 
 # verb -> (module with `main(argv) -> exit code`, what it does). The table is all that --help needs.
@@ -42,6 +43,7 @@ def usage() -> str:
 
 def dispatch(argv: list[str]) -> int:
     """Run one command line (without the program's name) and return its exit code."""
+    wait_passively()
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if argv else 2
@@ -60,6 +62,7 @@ def dispatch(argv: list[str]) -> int:
 
 def main() -> None:
     """Entry point of the console script. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    stop_on_sigterm()
     try:
         code = dispatch(sys.argv[1:])
     except UsageError as error:
