@@ -14,10 +14,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, lambda number, frame: None)
 
+import hypothesis
 import pytest
 from PIL import Image, ImageDraw
 
 from parsit.config import Architecture
+
+# By default an example that takes 0.2 s fails; other programs may have the processor.
+hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session", autouse=True)

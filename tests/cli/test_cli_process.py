@@ -6,10 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+
+from process_support import ignore_interrupts, started, wait_until
 
 ROOT = Path(__file__).parents[2]
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
@@ -52,26 +53,14 @@ def test_what_the_user_has_set_stays_and_nothing_is_set_beside_it(tmp_path):
     assert int(found["GOMP_SPINCOUNT"][0]) > 0  # what libgomp makes of ACTIVE
 
 
-def ignore_interrupts():
-    """What a shell does for a command that it starts in the background."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 @pytest.mark.dist
 def test_sigterm_stops_a_verb_that_ignores_interrupts_and_leaves_nothing(tmp_path):
     command = [sys.executable, "-m", "parsit.cli", "data", "synth", "--out", "set", "--pages", "100000"]
-    process = subprocess.Popen(
-        [*command, "--workers", "2"], cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=ignore_interrupts
-    )
-    try:
-        while not list(tmp_path.glob(".set.*/images/train/*/*")):
-            assert process.poll() is None
-            time.sleep(0.1)
+    with started([*command, "--workers", "2"], cwd=tmp_path, preexec_fn=ignore_interrupts) as process:
+        wait_until(lambda: list(tmp_path.glob(".set.*/images/train/*/*")), process)
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate()
-    finally:
-        process.kill()
     assert (process.returncode, errors) == (130, "parsit: interrupted\n")
     assert not list(tmp_path.iterdir())
 
