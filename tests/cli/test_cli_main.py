@@ -67,6 +67,7 @@ def test_abbreviated_options_are_refused():
     assert "unknown option --js" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("preset", "projector"), [("qwen3-1.7b", 6_561_792), ("qwen3-4b", 9_512_960)])
 def test_info_counts_exactly_offline_in_under_ten_seconds(preset, projector):
     result, seconds = processor_seconds("info", preset, "--json")
@@ -79,6 +80,7 @@ def test_info_counts_exactly_offline_in_under_ten_seconds(preset, projector):
     assert facts["total"] == facts["vision_tower"] + projector + facts["language_model"] + hidden  # image_newline
 
 
+@pytest.mark.slow
 def test_info_of_tiny_is_at_most_20_million_and_reads_as_a_table():
     facts = json.loads(parsit("info", "tiny", "--json").stdout)
     assert facts["total"] <= 20_000_000

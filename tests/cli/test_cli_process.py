@@ -30,6 +30,7 @@ def in_effect(cwd, *arguments, **variables):
     return found
 
 
+@pytest.mark.slow
 def test_threads_wait_asleep_in_a_verbs_process(tmp_path):
     assert in_effect(tmp_path, "info", "tiny") == {"OMP_WAIT_POLICY": ["PASSIVE"], "GOMP_SPINCOUNT": ["0"]}
 
@@ -46,6 +47,7 @@ def test_threads_wait_asleep_in_a_verbs_children(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_what_the_user_has_set_stays_and_nothing_is_set_beside_it(tmp_path):
     assert in_effect(tmp_path, "info", "tiny", GOMP_SPINCOUNT="77")["GOMP_SPINCOUNT"] == ["77"]
     found = in_effect(tmp_path, "info", "tiny", OMP_WAIT_POLICY="ACTIVE")

@@ -199,6 +199,7 @@ def test_a_cut_off_tiff_fails_at_the_page_that_is_cut(tmp_path):
             file.page(2)
 
 
+@pytest.mark.slow
 def test_a_page_that_takes_too_long_costs_only_itself(pages_pdf):
     pdf = pages_pdf([(72, 72, BAR), (999, 999, ENDLESS), (144, 72, BAR)])
     with PageFile(pdf, limits=Limits(timeout_s=5)) as file:

@@ -118,6 +118,7 @@ def test_a_page_without_lines_is_flagged(tmp_path):
     assert (page.text, page.flags) == ("", ("no_lines",))
 
 
+@pytest.mark.slow
 def test_a_page_that_cannot_be_drawn_is_kept_on_request(pages_pdf):
     path = pages_pdf([(72, 72, BAR), (999, 999, ENDLESS), (144, 72, BAR)])
     reader = Reader(Describing(), limits=Limits(timeout_s=5))

@@ -265,6 +265,7 @@ def hanging() -> bytes:
     return raw_pdf([*objects, *shading_objects(5), font])
 
 
+@pytest.mark.slow
 def test_files_that_cannot_be_read_stop_nothing(tmp_path, pdfs):
     good = pdfs(f"{SMALL}{LEFT}", "deep/in/good.PDF")
     handler = b"/Encrypt <</Filter /Standard /V 1 /R 2 /P -4 /O <%s> /U <%s>>> /ID [<00><00>]" % (

@@ -54,6 +54,7 @@ def pages_run(tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_two_workers_give_the_bytes_of_one(lines_settings, lines_run):
     other = replace(lines_settings, out=lines_settings.out.parent / "two", workers=2)
     synthesise(other)
@@ -68,6 +69,7 @@ def test_another_seed_gives_other_texts(lines_settings, lines_run):
     assert len(second - first) > len(second) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", ["lines_run", "pages_run"])
 def test_no_answer_is_in_two_splits(run, request):
     folder = request.getfixturevalue(run)
