@@ -149,6 +149,7 @@ def test_what_is_told_is_there_and_a_resumed_run_goes_on_without_a_step_twice(ki
     assert ("4 to 5" in said) == (kind != "tensorboard")
 
 
+@pytest.mark.slow
 def test_markup_in_a_sample_is_shown_and_not_obeyed(tmp_path, tell):
     pytest.importorskip("wandb")
     tell("wandb", 0, 4)
