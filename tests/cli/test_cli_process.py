@@ -69,6 +69,18 @@ def test_sigterm_stops_a_verb_that_ignores_interrupts_and_leaves_nothing(tmp_pat
 
 def test_a_suite_in_the_background_starts_its_children_with_interrupts(tmp_path):
     one = "tests/cli/test_cli_parse.py::test_when_it_is_interrupted_nothing_is_half_written"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--basetemp", str(tmp_path / "t"), one]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--timeout",
+        "300",
+        "--basetemp",
+        str(tmp_path / "t"),
+        one,
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, preexec_fn=ignore_interrupts)
     assert done.returncode == 0, done.stdout
