@@ -6,8 +6,11 @@ BIN := $(VENV)/bin
 COMPAT := .venv-compat
 # The oldest transformers that is supported; the newest is in constraints.txt.
 OLDEST_TRANSFORMERS := 4.53.2
+# What `make test` runs; coverage is measured of the whole suite alone.
+T ?= tests
+COVERAGE := $(if $(filter tests,$(T)),--cov --cov-report=term:skip-covered)
 
-.PHONY: setup demo test test-compat check fix clean help chain bench-train gpu gpu-data bench-memory bench-data fuzz
+.PHONY: setup demo test quick test-compat check fix clean help chain bench-train gpu gpu-data bench-memory bench-data fuzz
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -28,8 +31,11 @@ setup: $(VENV)/.ready  ## make .venv with everything that tests and demo need
 demo: setup  ## make documents, train parsit-tiny, evaluate it, read a PDF, write demo/report.html (9 minutes)
 	$(BIN)/python scripts/demo.py $(PDF)
 
-test: setup  ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered tests
+test: setup  ## run the tests, two at a time; T=tests/model: these alone
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(COVERAGE) $(T)
+
+quick: setup  ## run the tests that are neither slow nor start several processes, without coverage
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m 'not gpu and not slow and not dist' $(T)
 
 $(COMPAT)/.ready: pyproject.toml constraints.txt
 	test -x $(COMPAT)/bin/python || $(PYTHON) -m venv $(COMPAT)

@@ -97,11 +97,11 @@ def run_check(folder, *flags, processes=0, faults=""):
             subprocess.Popen(command, cwd=folder, env=environment | place, stdout=out, stderr=err) for place in places
         ]
         try:
-            codes = [process.wait(timeout=150) for process in running]
+            codes = [process.wait() for process in running]
         finally:
             for process in running:
                 process.terminate()  # one that has started others hands it on to them
-                process.wait(timeout=60)
+                process.wait(timeout=600)
         # Processes that share a file share its place in it: all they wrote is there, in the order of writing.
         return codes, (folder / "out.txt").read_text(), (folder / "err.txt").read_text()
 

@@ -108,6 +108,7 @@ def test_stats_print_a_table(folder, capsys):
         (["show", "d.jsonl", "--n", "0", "--out", "p.html"], UsageError, "--n is 0"),
         (["stats", "d.jsonl", "--batch_size", "0"], UsageError, "--batch_size is 0"),
         (["stats", "d.jsonl", "--model", "tinny"], InputError, "tiny"),
+        (["stats", "d.jsonl", "--model", "tiny/scrach"], UsageError, "did you mean tiny/scratch"),
         (["show", "none.jsonl", "--out", "p.html"], InputError, "none.jsonl"),
     ],
 )
@@ -116,3 +117,31 @@ def test_wrong_usage_is_one_line(folder, monkeypatch, argv, error, message):
     with pytest.raises(error, match=re.escape(message)) as caught:
         dispatch(["data", *argv])
     assert "\n" not in str(caught.value)
+
+
+def test_a_stage_brings_its_limits(folder, capsys):
+    """Of tiny/scratch at most 512 tokens are trained on; 4,096 are counted where no stage is named."""
+    short = json.loads((folder / "d.jsonl").read_text().splitlines()[0])
+    turns = [short["conversations"][0], {"from": "gpt", "value": "word " * 600}]
+    (folder / "long.jsonl").write_text(f"{json.dumps(short)}\n{json.dumps(short | {'conversations': turns})}\n")
+    data, page = str(folder / "long.jsonl"), str(folder / "page.html")
+
+    def samples(*flags):
+        assert dispatch(["data", "stats", data, "--json", *flags]) == 0
+        return json.loads(capsys.readouterr().out)[0]["samples"]
+
+    for model, bad in (("tiny", 0), ("tiny/scratch", 1)):
+        assert dispatch(["data", "show", data, "--model", model, "--out", page]) == 0
+        assert f"2 samples, {bad} with a fault" in capsys.readouterr().out
+        assert samples("--model", model) == 2 - bad
+    assert "tokens, at most 512 are trained on" in (folder / "page.html").read_text()
+    assert samples("--model", "tiny/scratch", "--model_max_length", "4096") == 2
+
+
+def test_validation_knows_a_stages_limit(folder, capsys):
+    (folder / "long.jsonl").write_text(json.dumps({"id": "1", "conversations": [
+        {"from": "human", "value": "Say it."}, {"from": "gpt", "value": "word " * 600}]}))  # fmt: skip
+    assert dispatch(["data", "validate", str(folder / "long.jsonl"), "--model", "tiny/scratch"]) == 1
+    assert "over-long" in capsys.readouterr().out
+    assert dispatch(["data", "validate", str(folder / "long.jsonl"), "--model", "tiny/scratch",
+                     "--model_max_length", "4096"]) == 0  # fmt: skip

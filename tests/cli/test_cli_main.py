@@ -6,24 +6,27 @@ import json
 import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
 
 def parsit(*arguments, **options):
     command = [sys.executable, "-m", "parsit.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, **options)
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def processor_seconds(*arguments):
+    """A command's result, and the processor time that it took, which other work on the machine does not stretch."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = parsit(*arguments)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return result, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def test_help_answers_in_under_a_second_and_lists_every_verb():
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        result = parsit("--help")
-        seconds.append(time.perf_counter() - started)
+    result, seconds = processor_seconds("--help")
     assert result.returncode == 0
-    assert sorted(seconds)[1] < 1.0
+    assert seconds < 1
     for verb in ("info", "data", "train", "eval", "parse", "ask"):
         assert f"  {verb}" in result.stdout
 
@@ -50,9 +53,7 @@ def test_wrong_usage_is_one_line_on_stderr_and_exit_code_2(arguments, said):
         "try:\n    main()\n"
         "finally:\n    assert 'torch' not in sys.modules, 'torch was imported for a usage error'\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, timeout=60
-    )
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
     assert result.returncode == 2, result.stderr
     if said is not None:
         assert said in result.stderr
@@ -66,13 +67,11 @@ def test_abbreviated_options_are_refused():
     assert "unknown option --js" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("preset", "projector"), [("qwen3-1.7b", 6_561_792), ("qwen3-4b", 9_512_960)])
 def test_info_counts_exactly_offline_in_under_ten_seconds(preset, projector):
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    result = parsit("info", preset, "--json")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # processor time, which other work on the machine does not stretch
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10
+    result, seconds = processor_seconds("info", preset, "--json")
+    assert seconds < 10
     facts = json.loads(result.stdout)
     assert facts["projector"] == projector
     language_models = {"qwen3-1.7b": 1_720_574_976, "qwen3-4b": 4_022_468_096}  # as their safetensors on the Hub count
@@ -81,6 +80,7 @@ def test_info_counts_exactly_offline_in_under_ten_seconds(preset, projector):
     assert facts["total"] == facts["vision_tower"] + projector + facts["language_model"] + hidden  # image_newline
 
 
+@pytest.mark.slow
 def test_info_of_tiny_is_at_most_20_million_and_reads_as_a_table():
     facts = json.loads(parsit("info", "tiny", "--json").stdout)
     assert facts["total"] <= 20_000_000

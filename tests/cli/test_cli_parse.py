@@ -2,14 +2,16 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import typst
 from PIL import Image
+
+from process_support import started
 
 # Stands where parsit.parse.engine will look for a model; everything else is the real command.
 RUNNER = """
@@ -20,6 +22,8 @@ class Engine:
     batch_size, read_prompt, reading_unit = 2, "Read.", "page"
 
     def generate(self, conversations, *, max_new_tokens):
+        if DELAY > 60:
+            print("reading", file=sys.stderr, flush=True)
         time.sleep(DELAY)
         return [self.answer(turn) for (turn,) in conversations]
 
@@ -39,8 +43,8 @@ engine.load_engine = load_engine
 sys.modules["parsit.parse.engine"] = engine
 import parsit.cli.console
 parsit.cli.console.quiet_libraries = lambda: None  # there is no transformers to be quietened
-if sys.argv[1] == "--slow":
-    DELAY = 0.3
+if sys.argv[1] in ("--slow", "--endless"):
+    DELAY = 0.3 if sys.argv[1] == "--slow" else 1e6
     del sys.argv[1]
 if sys.argv[1] == "--imports":
     del sys.argv[1]
@@ -226,7 +230,7 @@ def test_when_it_is_interrupted_nothing_is_half_written(folder, tmp_path):
     command = [
         sys.executable,
         "runner.py",
-        "--slow",
+        "--endless",
         "parse",
         "report.pdf",
         "--model",
@@ -234,12 +238,10 @@ def test_when_it_is_interrupted_nothing_is_half_written(folder, tmp_path):
         "--out",
         str(tmp_path / "o.md"),
     ]
-    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    assert process.stderr.readline() == "model loaded\n"
-    time.sleep(0.1)
-    process.send_signal(2)
-    assert process.communicate()[1] == "parsit: interrupted\n"
+    with started(command, cwd=folder) as process:
+        assert [process.stderr.readline() for _ in range(2)] == ["model loaded\n", "reading\n"]
+        process.send_signal(signal.SIGINT)
+        assert process.communicate()[1] == "parsit: interrupted\n"
     assert process.returncode == 130
     assert list(tmp_path.iterdir()) == []
 

@@ -7,16 +7,17 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
+
+from process_support import started, wait_until
 
 pytestmark = pytest.mark.slow
 
 
 def parsit(*arguments, cwd, check=True):
     command = [sys.executable, "-m", "parsit.cli", *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, timeout=280)
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
     assert not check or result.returncode == 0, result.stderr
     return result
 
@@ -51,16 +52,10 @@ def test_a_run_leaves_what_it_promised(folder):
 
 
 def test_a_killed_run_goes_on_and_equals_the_uninterrupted_one_to_the_bit(folder):
-    process = subprocess.Popen(
-        [*TRAIN, "--output_dir", "killed", *map(str, FLAGS)], cwd=folder, stderr=subprocess.DEVNULL
-    )
     killed = folder / "killed"
-    deadline = time.monotonic() + 120
-    while not (killed / "checkpoint-4").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert (killed / "checkpoint-4").exists()
+    with started([*TRAIN, "--output_dir", "killed", *FLAGS], cwd=folder) as process:
+        wait_until((killed / "checkpoint-4").exists, process)
+        process.send_signal(signal.SIGKILL)
     for left in killed.glob("checkpoint-[68]"):  # the machine may have been faster than the signal
         shutil.rmtree(left)
     result = parsit("train", "tiny", "--data", "data/train.jsonl", "--output_dir", "killed", *FLAGS, cwd=folder)
@@ -83,15 +78,11 @@ def test_a_finished_run_is_left_as_it_is_and_a_named_checkpoint_is_gone_on_from(
 
 def test_a_terminated_run_saves_first(folder):
     flags = ["--max_steps", "5000", "--per_device_train_batch_size", "4", "--save_steps", "100000"]
-    process = subprocess.Popen(
-        [*TRAIN, "--output_dir", "stopped", *flags], cwd=folder, stderr=subprocess.PIPE, text=True
-    )
     metrics = folder / "stopped" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
+    with started([*TRAIN, "--output_dir", "stopped", *flags], cwd=folder) as process:
+        wait_until(lambda: metrics.exists() and metrics.stat().st_size, process)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate()
     assert process.returncode == 130
     assert "stopped by a signal; saved stopped/checkpoint-" in errors
     assert list((folder / "stopped").glob("checkpoint-*/manifest.json"))

@@ -438,6 +438,7 @@ print(next(int(line.split()[1]) // 1024 for line in open("/proc/self/status") if
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 @pytest.mark.parametrize("name", ["out.json", "out.parquet", "out.tar"])
 def test_memory_does_not_grow_with_the_file(tmp_path, name):

@@ -128,6 +128,7 @@ def test_an_interrupted_build_leaves_nothing_that_looks_whole(folder, processor)
     assert len(open_index(Reading(folder / "d.jsonl", folder), processor)) == 20
 
 
+@pytest.mark.slow
 def test_several_processes_build_the_same_index(folder, processor, monkeypatch):
     alone = open_index(Reading(folder / "d.jsonl", folder), processor)
     columns = {name: alone.column(name).copy() for name in index_module.COLUMNS}

@@ -54,6 +54,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_losses(rehearsal):
     assert cells[5:7] == ["0.0e+00", "-"], "how far the resumed run is apart; on a CPU none is repeated"
 
 
+@pytest.mark.slow
 def test_a_part_that_takes_too_long_is_stopped_and_the_rest_is_kept(tmp_path):
     done = script("gpu.py", "--rehearse", "--parts", "memory,read", "--minutes", "0.2", "--out", str(tmp_path))
     assert done.returncode == 1
@@ -63,6 +64,7 @@ def test_a_part_that_takes_too_long_is_stopped_and_the_rest_is_kept(tmp_path):
     assert (tmp_path / "report.md").exists()
 
 
+@pytest.mark.slow
 def test_without_a_gpu_or_without_its_data_it_says_so(tmp_path):
     import torch
 

@@ -38,6 +38,7 @@ def test_the_wheel_holds_every_file_of_the_package(wheel):
     assert "parsit/py.typed" in held
 
 
+@pytest.mark.slow
 def test_the_installed_wheel_runs_from_there(wheel, tmp_path):
     target = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), str(wheel)]

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import typst
 
+from pdf_support import shading_objects
+
 TEXT = (
     "The quick surveyor measured the old bridge before winter, and wrote every figure into a small"
     " grey book that he kept for exactly this purpose. "
@@ -75,16 +77,15 @@ def write_pdf(tmp_path) -> Callable[..., Path]:
 
 @pytest.fixture
 def pages_pdf(write_pdf) -> Callable[..., Path]:
-    """A PDF of pages given as (width, height in points, content stream); `forms` are XObjects F0, F1, …"""
+    """A PDF of pages given as (width, height in points, content stream); `pdf_support.ENDLESS` is one of them."""
 
-    def write(pages: list[tuple[float, float, bytes]], *, forms: tuple[bytes, ...] = (), **options) -> Path:
-        first_form = 3
-        first_page = first_form + len(forms)
-        resources = b"<</XObject <<%s>>>>" % b" ".join(b"/F%d %d 0 R" % (i, first_form + i) for i in range(len(forms)))
+    def write(pages: list[tuple[float, float, bytes]], **options) -> Path:
+        shading = 3
+        first_page = shading + 2
+        resources = b"<</Shading <</S %d 0 R>>>>" % shading
         kids = b" ".join(b"%d 0 R" % (first_page + 2 * i) for i in range(len(pages)))
         objects = [b"<</Type /Catalog /Pages 2 0 R>>", b"<</Type /Pages /Count %d /Kids [%s]>>" % (len(pages), kids)]
-        form = b"<</Type /XObject /Subtype /Form /BBox [0 0 999 999] /Resources %s /Length %d>>\nstream\n%s\nendstream"
-        objects += [form % (resources, len(content), content) for content in forms]
+        objects += shading_objects(shading)
         for i, (width, height, content) in enumerate(pages):
             box = b"[0 0 %s %s]" % (str(width).encode(), str(height).encode())
             page = b"<</Type /Page /Parent 2 0 R /MediaBox %s /Resources %s /Contents %d 0 R>>"

@@ -142,7 +142,7 @@ def poison(run: Run) -> None:
 def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text())
     torch.set_num_threads(1)
-    world = join(timeout_s=60)
+    world = join(timeout_s=600)
     for run_job in job["runs"]:
         seen = do(run_job, job, world)
         (Path(job["out"]) / f"{run_job['name']}-{world.rank}.json").write_text(json.dumps(seen))

@@ -27,6 +27,7 @@ def computed(model, batches):
     return torch.stack(losses), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["padded", "checkpointed", "packed"])
 def test_compiled_layers_compute_the_same_and_only_once_for_all_sizes(mini, processor, samples, way):
     features = [processor.encode(sample.turns) for sample in samples]

@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 
 from parsit import hf
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.slow, pytest.mark.dist, pytest.mark.timeout(0)]  # `run_job` has a limit of its own
 
 STEPS = 10
 # Micro-batches of two: an epoch of fourteen samples has seven, so that one rank's last is empty; a step takes them all.
@@ -93,7 +93,7 @@ def seen(folder):
     found = {}
     for names, world_size in ((["one"], 1), (list(STRATEGIES), 2)):
         runs = all_runs(names)
-        found |= run_job(job | {"runs": runs}, folder / "jobs", world_size, timeout_s=60 * len(runs))
+        found |= run_job(job | {"runs": runs}, folder / "jobs", world_size)
     # Go on from the middle: each with itself, and what DDP began under FSDP2.
     resumed = []
     for name, origin in (*((name, name) for name in DATA_PARALLEL), ("fsdp", "ddp")):
@@ -101,7 +101,7 @@ def seen(folder):
         shutil.copytree(folder / "out" / f"halves-{origin}", target)
         shutil.rmtree(target / "checkpoint-6")
         resumed.append({"name": target.name, "flags": flags(name, HALVES, 4), "validate": True})
-    found |= run_job(job | {"runs": resumed}, folder / "jobs-resumed", 2, timeout_s=60 * len(resumed))
+    found |= run_job(job | {"runs": resumed}, folder / "jobs-resumed", 2)
     return found
 
 

@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from parsit.model.adapter_files import load_with_adapters
 from parsit.model.adapters import is_adapter
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.slow, pytest.mark.dist, pytest.mark.timeout(0)]  # `run_job` has a limit of its own
 
 STEPS = 6
 FLAGS = {
@@ -81,7 +81,7 @@ def seen(folder):
     job = {"start": str(folder / "start"), "data": str(folder / "d.jsonl"), "out": str(folder / "out")}
     alone = job | {"runs": [run(kind, "one") for kind in KINDS]}
     both = job | {"runs": [run(*one) for one in RUNS + FROZEN] + [resumed(*one) for one in RESUMED]}
-    return run_job(alone, folder / "jobs", 1, timeout_s=120) | run_job(both, folder / "jobs", 2, timeout_s=300)
+    return run_job(alone, folder / "jobs", 1) | run_job(both, folder / "jobs", 2)
 
 
 def saved(folder: Path, run: str) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ import torch
 from dist_support import NAMES, STRATEGIES, make_data, make_deepspeed, make_start, metrics, run_job
 from safetensors.torch import load_file
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.slow, pytest.mark.dist, pytest.mark.timeout(0)]  # `run_job` has a limit of its own
 
 STEPS = 6
 FLAGS = {
@@ -56,8 +56,8 @@ def seen(folder):
     both += [on_bf16(name, bf16) for name in STRATEGIES if name != "tp" for bf16 in ("false", "true")]
     projector = {"mm_tunable_parts": "mm_mlp_adapter", "optim": "adamw", "max_steps": 2, "save_steps": 2}
     both += [{"name": f"frozen-{name}", "flags": run(name)["flags"] | projector} for name in STRATEGIES]
-    found = run_job(job | {"runs": [plain, run("one")]}, folder / "jobs", 1, timeout_s=120)
-    return found | run_job(job | {"runs": both}, folder / "jobs", 2, timeout_s=300)
+    found = run_job(job | {"runs": [plain, run("one")]}, folder / "jobs", 1)
+    return found | run_job(job | {"runs": both}, folder / "jobs", 2)
 
 
 def losses(folder, name):

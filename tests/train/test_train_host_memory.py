@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 # A process of its own, as the setting is the process's: page faults of blocks that are freed and asked for again.
 FAULTS = """
 import resource, sys, torch
@@ -25,5 +27,6 @@ def faults(how: str) -> int:
     return int(done.stdout.split()[-1])
 
 
+@pytest.mark.slow
 def test_blocks_that_are_freed_are_used_again():
     assert faults("kept") * 10 < faults("glibc")

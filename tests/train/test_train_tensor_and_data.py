@@ -23,7 +23,7 @@ from parsit.train.strategies.tensor import buckets
 from parsit.train.world import data_size
 from parsit.types import UsageError
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.slow, pytest.mark.dist, pytest.mark.timeout(0)]  # `run_job` has a limit of its own
 
 WAYS = {"tp": {"tp": 2}, "tp-fsdp": {"tp": 2, "fsdp": True}}
 NAMES = {"tp": "TP", "tp-fsdp": "TP with FSDP2"}
@@ -74,7 +74,7 @@ def seen(folder):
             run_of("single", way, SINGLE, 2, **single),
         ]
 
-    found = run_job(job | {"runs": runs_of("one")}, folder / "jobs", 1, timeout_s=120)
+    found = run_job(job | {"runs": runs_of("one")}, folder / "jobs", 1)
     runs = []
     for way in WAYS:
         # What one process began, four go on with.
@@ -86,7 +86,7 @@ def seen(folder):
             run_of("poisoned", way, WHOLE, 4, poison=1),
         ]
     runs += [{"name": name, "flags": WHOLE | flags} for name, (flags, _) in REFUSED.items()]
-    return found | run_job(job | {"runs": runs}, folder / "jobs", 4, timeout_s=30 * len(runs))
+    return found | run_job(job | {"runs": runs}, folder / "jobs", 4)
 
 
 @pytest.mark.parametrize("way", WAYS)

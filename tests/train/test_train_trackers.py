@@ -132,7 +132,7 @@ def read(kind, folder, monkeypatch):
     return read_mlflow(folder, monkeypatch) if kind == "mlflow" else globals()[f"read_{kind}"](folder)
 
 
-@pytest.mark.parametrize("kind", ["tensorboard", "wandb", "trackio", "mlflow"])
+@pytest.mark.parametrize("kind", ["tensorboard", pytest.param("wandb", marks=pytest.mark.slow), "trackio", "mlflow"])
 def test_what_is_told_is_there_and_a_resumed_run_goes_on_without_a_step_twice(kind, tmp_path, tell, monkeypatch, capfd):
     pytest.importorskip(kind)
     tell(kind, 0, 5)  # stopped after step 5; its checkpoint is that of step 3
@@ -149,6 +149,7 @@ def test_what_is_told_is_there_and_a_resumed_run_goes_on_without_a_step_twice(ki
     assert ("4 to 5" in said) == (kind != "tensorboard")
 
 
+@pytest.mark.slow
 def test_markup_in_a_sample_is_shown_and_not_obeyed(tmp_path, tell):
     pytest.importorskip("wandb")
     tell("wandb", 0, 4)
@@ -175,6 +176,7 @@ def test_mlflow_keeps_a_setting_that_changed_on_resume_as_a_tag(tmp_path, tell, 
     assert run.info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_wandb_without_a_key_or_an_answer_writes_files_and_says_so(tmp_path, tell, monkeypatch):
     wandb = pytest.importorskip("wandb")
     monkeypatch.delenv("WANDB_MODE")

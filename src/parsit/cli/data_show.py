@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from rich.table import Table
 
 from parsit.cli.console import bar, bars, quiet_libraries, say
 from parsit.cli.parser import Parser
+from parsit.cli.stage_limits import StageLimits, limits_of
 from parsit.types import InputError, UsageError
 from parsit.types.files import write_whole
 
@@ -41,7 +43,7 @@ def show(argv: list[str]) -> int:
     shown: list[Shown] = []
     with bar("samples", options.n) as advance:
         for one in _chosen(options, processor):
-            shown.append(one)
+            shown.append(_judged(one, limits_of(options.model)))
             advance(1)
     if not shown:
         raise InputError(f"{', '.join(options.files)}: no records to show")
@@ -74,6 +76,15 @@ def _chosen(options: Any, processor: ParsitProcessor) -> Iterator[Shown]:
             yield show(sample, processor)
 
 
+def _judged(one: Shown, limits: StageLimits) -> Shown:
+    """A sample with the reason, where it is more than its stage takes."""
+    if limits.model_max_length and one.num_tokens > limits.model_max_length:
+        return replace(one, error=f"{one.num_tokens:,} tokens, at most {limits.model_max_length:,} are trained on")
+    if limits.max_tiles and one.num_tiles > limits.max_tiles:
+        return replace(one, error=f"{one.num_tiles:,} tiles, at most {limits.max_tiles:,} are trained on")
+    return one
+
+
 def _spans(sources: list[Source], options: Any, image_root: Callable[..., Path]) -> Iterator[tuple[Path, Path, Any]]:
     """Where the chosen records lie: the first of all files, or some at random in the files' order."""
     import random
@@ -99,12 +110,15 @@ def stats(argv: list[str]) -> int:
     parser = Parser("parsit data stats", "Lengths, tiles, and how full packs and batches would be, for each set.")
     option: Callable[..., Any] = parser.add_argument
     _common_options(option)
-    option("--model_max_length", type=int, default=4096, metavar="N", help="tokens of a pack and of the longest sample")
-    option("--batch_size", type=int, default=8, metavar="N", help="samples of a padded batch")
+    option("--model_max_length", type=int, metavar="N", help="longest sample and pack in tokens (the stage's, or 4096)")
+    option("--batch_size", type=int, metavar="N", help="samples of a padded batch (the stage's, or 8)")
     option("--out", metavar="FILE", help="a page with plots, .html")
     option("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(argv)
-    for name in ("model_max_length", "batch_size"):
+    stage = limits_of(options.model)
+    for name, usual in (("model_max_length", stage.model_max_length or 4096), ("batch_size", stage.batch_size or 8)):
+        if options[name] is None:
+            options[name] = usual
         if options[name] < 1:
             raise UsageError(f"--{name} is {options[name]}: it must be at least 1")
     processor = _processor(options.model)
@@ -131,7 +145,7 @@ def _sets(options: Any, processor: ParsitProcessor) -> list[tuple[SetStats, Data
     from parsit.eval.data_stats import stats_of
 
     # Nothing is trained here: whatever is bad is counted, and the rest described.
-    limits = Limits(options.model_max_length, max_bad_fraction=1.0)
+    limits = Limits(options.model_max_length, max_tiles=limits_of(options.model).max_tiles, max_bad_fraction=1.0)
     sets = []
     with bars("counting") if not options.json else nullcontext() as advance:
         for source in read_sources(options.files, options.image_folder):
@@ -168,7 +182,7 @@ def _print(sets: list[SetStats]) -> None:
 
 def _common_options(option: Callable[..., Any]) -> None:
     option("files", nargs="+", metavar="FILE", help="data files, {a,b}.json, or a mixture (.yaml)")
-    option("--model", default="tiny", metavar="M", help="a model's folder or a preset, whose tokens and tiles count")
+    option("--model", default="tiny", metavar="M", help="folder or preset that counts; PRESET/STAGE: its limits too")
     option("--image_folder", metavar="DIR", help="where image paths start; by default each file's own folder")
     option("--format", default="auto", metavar="NAME", help="the records' format; auto: each record's own")
 
@@ -177,4 +191,4 @@ def _processor(name: str) -> ParsitProcessor:
     quiet_libraries()
     from parsit.hf import processor_named
 
-    return processor_named(name)
+    return processor_named(limits_of(name).model)

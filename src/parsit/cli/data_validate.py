@@ -17,6 +17,7 @@ from rich.text import Text
 
 from parsit.cli.console import bar, quiet_libraries
 from parsit.cli.parser import Parser
+from parsit.cli.stage_limits import limits_of
 from parsit.types import Sample, UsageError
 
 if TYPE_CHECKING:
@@ -65,8 +66,13 @@ def _parse(argv: list[str]) -> dict[str, Any]:
     option("--image_folder", metavar="DIR", help="where image paths start; without it, image files are not opened")
     option("--format", choices=("auto", *FORMATS), default="auto", help="the records' format; auto: each record's own")
     option("--deep", action="store_true", help="decode every image, instead of its header and its end alone")
-    option("--model", metavar="M", help="a model's folder or a preset: ask for samples that are too long for it")
-    option("--model_max_length", type=int, metavar="N", help="with --model: the longest sample in tokens")
+    option("--model", metavar="M", help="a folder, a preset or PRESET/STAGE: ask for samples that are too long for it")
+    option(
+        "--model_max_length",
+        type=int,
+        metavar="N",
+        help="with --model: longest sample in tokens (else the stage's)",
+    )
     option("--findings", metavar="FILE", help="write every finding as a line of JSON")
     option("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
     options = parser.parse_args(argv).as_dict()
@@ -74,8 +80,12 @@ def _parse(argv: list[str]) -> dict[str, Any]:
         raise UsageError("data validate: name at least one data file (`parsit data validate --help`)")
     if options["workers"] < 1:
         raise UsageError(f"--workers must be 1 or more, not {options['workers']}")
+    if options["model"] is not None and options["model_max_length"] is None:
+        options["model_max_length"] = limits_of(options["model"]).model_max_length
     if (options["model"] is None) != (options["model_max_length"] is None):
-        raise UsageError("--model and --model_max_length belong together: give both or neither")
+        raise UsageError(
+            "--model and --model_max_length belong together: give both, neither, or a stage (PRESET/STAGE)"
+        )
     if options["model_max_length"] is not None and options["model_max_length"] < 1:
         raise UsageError(f"--model_max_length must be 1 or more, not {options['model_max_length']}")
     return options
@@ -125,7 +135,7 @@ class TokenCount:
 def _processor(model: str) -> ParsitProcessor:
     from parsit.hf import processor_named
 
-    return processor_named(model)
+    return processor_named(limits_of(model).model)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import importlib
 import io
 import sys
 
+from parsit.cli.process import stop_on_sigterm, wait_passively
 from parsit.types import ParsitError, UsageError
 
 # verb -> (module with `main(argv) -> exit code`, what it does). The table is all that --help needs.
@@ -43,6 +44,7 @@ def usage() -> str:
 
 def dispatch(argv: list[str]) -> int:
     """Run one command line (without the program's name) and return its exit code."""
+    wait_passively()
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if argv else 2
@@ -61,11 +63,10 @@ def dispatch(argv: list[str]) -> int:
 
 def main() -> None:
     """Entry point of the console script. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    stop_on_sigterm()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(
-                errors="backslashreplace"
-            )  # a terminal that is not UTF-8 shows what it cannot as an escape
+            stream.reconfigure(errors="backslashreplace")  # what a terminal's encoding lacks is shown as an escape
     try:
         code = dispatch(sys.argv[1:])
     except UsageError as error:

@@ -11,6 +11,7 @@ import os
 import resource
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -43,7 +44,7 @@ def cut_back(path: Path, step: int) -> None:
 
 
 class Throughput:
-    """Since the last entry: tokens and samples a second, the share of time spent waiting for data, and of padding."""
+    """Since the last entry: samples, rates a second, the share of time spent waiting for data, and of padding."""
 
     def __init__(self) -> None:
         self._reset()
@@ -64,6 +65,7 @@ class Throughput:
         """The rates, and start again."""
         seconds = max(time.perf_counter() - self.started, 1e-9)
         rates = {
+            "samples": self.samples,
             "tokens_per_s": self.tokens / seconds,
             "samples_per_s": self.samples / seconds,
             "data_wait": self.waited / seconds,
@@ -79,6 +81,35 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+
+
+class Pace:
+    """Samples a second, and seconds a step, over the last steps: one step's own jumps on a busy machine.
+
+    Validation and checkpoints are in it, as they are in the time that is left.
+
+    Args:
+        steps: how many of the last steps count.
+    """
+
+    def __init__(self, steps: int) -> None:
+        # When each step ended, and its samples; the first entry is when the run began.
+        self._steps = deque([(time.perf_counter(), 0)], maxlen=steps + 1)
+
+    def add(self, samples: int) -> None:
+        """Count a step that ends now."""
+        self._steps.append((time.perf_counter(), samples))
+
+    @property
+    def step_s(self) -> float:
+        """Seconds a step, at least one step having been counted."""
+        return max(self._steps[-1][0] - self._steps[0][0], 1e-9) / (len(self._steps) - 1)
+
+    @property
+    def samples_per_s(self) -> float:
+        """Samples a second, at least one step having been counted."""
+        samples = sum(samples for _, samples in self._steps) - self._steps[0][1]
+        return samples / (self.step_s * (len(self._steps) - 1))
 
 
 class Log:
@@ -110,7 +141,7 @@ class Log:
         self._tracker = tracker
         self.logging_steps, self.total_steps = logging_steps, total_steps
         self._console = Console(stderr=True, quiet=not speaks)
-        self._started, self._first_step = time.perf_counter(), first_step
+        self._pace = Pace(logging_steps)
         columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
         self._progress = Progress(
             *columns, TimeElapsedColumn(), "ETA", TimeRemainingColumn(), console=self._console,
@@ -133,20 +164,24 @@ class Log:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def write(self, entry: dict[str, Any]) -> None:
-        """One step's entry; it has `step` and `loss`."""
+        """One step's entry; it has `step`, `loss`, `learning_rate` and `samples`.
+
+        Every `logging_steps` a line says how the run goes, with the mean rate since the last line and what it leaves.
+        """
         self._file.write(json.dumps(entry) + "\n")
         self._file.flush()
         step = entry["step"]
+        self._pace.add(entry["samples"])
         state = f"loss {entry['loss']:.4f}"
         state += f"  glyph {entry['glyph_loss']:.3f}" if "glyph_loss" in entry else ""
-        state += f"  lr {entry['learning_rate']:.1e}  {entry['samples_per_s']:.0f} samples/s"
+        state += f"  lr {entry['learning_rate']:.1e}  {self._pace.samples_per_s:.1f} samples/s"
         self._progress.update(self._task, completed=step, state=state)
         if step % self.logging_steps and step != self.total_steps:
             return
         self._tracker.log(step, {key: value for key, value in entry.items() if key != "step"})
         if not self._console.is_terminal:
-            rate = (time.perf_counter() - self._started) / max(step - self._first_step, 1)
-            self.say(f"step {step}/{self.total_steps}  {state}  ETA {rate * (self.total_steps - step):.0f} s")
+            left_s = self._pace.step_s * (self.total_steps - step)
+            self.say(f"step {step}/{self.total_steps}  {state}  ETA {left_s:.0f} s")
 
     def text(self, step: int, name: str, text: str) -> None:
         """Words that belong to a step: for the tracker, and for samples.jsonl."""

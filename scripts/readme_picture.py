@@ -1,0 +1,50 @@
+"""The README's picture: a page of the demo's PDF beside what the demo's model reads on it.
+
+make demo; python scripts/readme_picture.py [--model demo/run] [--page 1] [--out docs/page-and-reading.png]
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import matplotlib
+from PIL import Image, ImageDraw, ImageFont
+
+import parsit
+from parsit.parse.pages import PageFile
+
+HEIGHT, MARGIN, TEXT_WIDTH, COLOURS = 760, 24, 300, 32
+FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSansMono.ttf"
+
+
+def beside(page: Image.Image, text: str) -> Image.Image:
+    """The page on the left, the text on the right, all of its lines."""
+    page = page.convert("L").resize((round(page.width * HEIGHT / page.height), HEIGHT), Image.Resampling.LANCZOS)
+    picture = Image.new("L", (page.width + TEXT_WIDTH + 3 * MARGIN, HEIGHT + 2 * MARGIN), 236)
+    picture.paste(page, (MARGIN, MARGIN))
+    draw, left = ImageDraw.Draw(picture), page.width + 2 * MARGIN
+    draw.rectangle((left, MARGIN, left + TEXT_WIDTH, MARGIN + HEIGHT), fill=255)
+    lines = text.splitlines()
+    step = min(20.0, (HEIGHT - 24) / max(len(lines), 1))
+    font = ImageFont.truetype(FONT, round(0.8 * step))
+    for number, line in enumerate(lines):
+        draw.text((left + 12, MARGIN + 12 + number * step), line, fill=0, font=font)
+    return picture
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="demo/run")
+    parser.add_argument("--pdf", type=Path, default=Path("demo/sample.pdf"))
+    parser.add_argument("--page", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("docs/page-and-reading.png"))
+    options = parser.parse_args()
+    document = parsit.load(options.model).parse(options.pdf, pages=str(options.page))
+    with PageFile(options.pdf, dpi=110) as file:
+        picture = beside(file.page(options.page).image, document.pages[0].text)
+    picture.quantize(COLOURS).save(options.out, optimize=True)
+
+
+if __name__ == "__main__":
+    main()
