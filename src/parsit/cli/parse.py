@@ -211,8 +211,15 @@ def print_documents(documents: list[Document], suffix: str, file_count: int) -> 
         text = "\n".join(f"<!-- file {document.source} -->\n\n{document.to_markdown()}" for document in documents)
     else:
         text = "\f".join(FORMATS[suffix](document) for document in documents)
-    sys.stdout.buffer.write(text.encode())
+    print_result(text)
+
+
+def print_result(text: str) -> None:
+    """What was read, to stdout as UTF-8 whatever the locale says: a character that it lacks must not cost the text."""
     sys.stdout.flush()
+    # A lone surrogate is written as its escape, as in files.
+    sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
+    sys.stdout.buffer.flush()
 
 
 def report(problem: ParsitError | str) -> None:
