@@ -48,7 +48,9 @@ def test_an_answer_is_utf8_whatever_the_encoding_of_stdout(data, encoding):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-@pytest.mark.parametrize("words", [["data", "validate", "łódź.jsonl"], ["parse", "--help"], ["data", "import", "--help"]])
+@pytest.mark.parametrize(
+    "words", [["data", "validate", "łódź.jsonl"], ["parse", "--help"], ["data", "import", "--help"]]
+)
 def test_a_notice_escapes_what_stdout_lacks(data, encoding, words):
     told = [*words, "--image_folder", "."] if words[-1] != "--help" else words
     done = run(*told, cwd=data.parent, PYTHONIOENCODING=encoding)

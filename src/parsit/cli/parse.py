@@ -45,7 +45,7 @@ def parser() -> Parser:
     p.add_argument("--out", metavar="PATH", help="file to write; with several files a folder (default: stdout)")
     p.add_argument("--prompt", help="what to say to the model after each image (default: the model's own prompt)")
     p.add_argument("--split", choices=["page", "lines"], help="what the model sees at a time (default: as trained)")
-    p.add_argument("--max_new_tokens", type=int, help="most tokens per image (default: 2048 a page, 96 a line)")
+    p.add_argument("--max_new_tokens", type=int, help="most tokens per image (default: 4400 a page, 96 a line)")
     add_page_options(p)
     return p
 

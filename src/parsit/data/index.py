@@ -33,8 +33,8 @@ from parsit.processing.processor import ParsitProcessor
 from parsit.types import ImageRef, ParsitError, Sample
 from parsit.types.sample import FileSlice
 
-# Raised whenever the columns change their meaning.
-VERSION = 1
+# Raised whenever the columns change their meaning, or an encoding its length.
+VERSION = 2
 COLUMNS = {
     "number": np.uint64,
     "offset": np.uint64,
