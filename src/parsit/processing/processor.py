@@ -30,10 +30,10 @@ from parsit.types import ImageRef, Turn
 Conversation = Sequence[Mapping[str, Any]]
 
 
-# Without `auto_map`, AutoProcessor answers a Parsit folder with a bare tokenizer where `parsit.hf` was not imported, and
-# that tokenizer knows no images. With it, it stops and names `trust_remote_code`, which then runs this.
+# Without `auto_map`, AutoProcessor answers a Parsit folder with a bare tokenizer where `parsit.hf` was not imported,
+# and that tokenizer knows no images. With it, it stops and names `trust_remote_code`, which then runs this.
 LOADER_FILE = "processing_parsit.py"
-LOADER = """# Lets AutoProcessor find the processor where trust_remote_code is given; `import parsit.hf` does it without.
+LOADER = """# Lets AutoProcessor find the processor where trust_remote_code is given; `import parsit.hf` needs no trust.
 from parsit.processing.processor import ParsitProcessor
 
 __all__ = ["ParsitProcessor"]
