@@ -53,7 +53,7 @@ class ModelEngine:
 
         Args:
             conversations: each ends with the user's turn.
-            max_new_tokens: the longest answer, in tokens; it ends earlier, as `truncated`, where the model's context does.
+            max_new_tokens: the longest answer, in tokens; where the model's context ends it is `truncated` earlier.
 
         Raises:
             InputError: an image that cannot be read, or a prompt that fills the model's context.

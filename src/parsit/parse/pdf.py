@@ -84,7 +84,11 @@ class PdfFile:
         Raises:
             WorkerError: The page cannot be drawn, took too long, or ended the worker.
         """
-        header, pixels = self._ask(do="render", page=number - 1, dpi=dpi, max_pixels=max_pixels)
+        return self._drawn("render", number, dpi, max_pixels)
+
+    def _drawn(self, request: str, number: int, dpi: float, max_pixels: int) -> tuple[Image.Image, float]:
+        """The picture and the dpi that the worker answers to a request for one."""
+        header, pixels = self._ask(do=request, page=number - 1, dpi=dpi, max_pixels=max_pixels)
         width, height = int(header["width"]), int(header["height"])
         if len(pixels) != width * height * 3 or width * height > max_pixels:
             self.close()

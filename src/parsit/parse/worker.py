@@ -46,10 +46,13 @@ class Worker:
             scale *= 1 - 1e-9  # sizes are rounded up, and 11 inches at 150 dpi are not 1651 pixels
             while math.ceil(width * scale) * math.ceil(height * scale) > max_pixels:
                 scale *= 0.99
-            bitmap = opened.render(scale=scale, rev_byteorder=True)  # type: ignore[arg-type]  (any number will do)
-            with contextlib.closing(bitmap):
+            with contextlib.closing(self.bitmap(opened, scale)) as bitmap:
                 image = bitmap.to_pil().convert("RGB")
         return {"width": image.width, "height": image.height, "dpi": scale * POINTS_PER_INCH}, image.tobytes()
+
+    def bitmap(self, page: pdfium.PdfPage, scale: float) -> pdfium.PdfBitmap:
+        """A page as it is seen on a screen, filled in and annotated."""
+        return page.render(scale=scale, rev_byteorder=True)  # type: ignore[arg-type]  (any number will do)
 
     def text(self, page: int) -> tuple[dict[str, Any], bytes]:
         """The text layer of a page (from 0), as UTF-8."""

@@ -1,7 +1,8 @@
 """The process that reads where the characters of PDF pages are: a script, started by `parsit.synth.from_pdf.pdf`.
 
-It is `parsit.parse.worker` with one request more, `layout`, and for the same reasons a process of its own: what PDFium
-reads is hostile. Numbers go back as 32-bit floats.
+It is `parsit.parse.worker` with two requests more, `layout` and `background`, and for the same reasons a process of its
+own: what PDFium reads is hostile. Numbers go back as 32-bit floats. Pages are drawn without form fields and annotations,
+whose text is not in the layer.
 """
 
 from __future__ import annotations
@@ -24,13 +25,35 @@ GENERATED, HYPHEN, INVISIBLE, UNMAPPED = 1, 2, 4, 8
 MAX_CHARS = 100_000
 GRID = 32  # cells a side, for how much of the page images cover
 MAX_FORM_DEPTH = 5
+MAX_TEXT_DEPTH = 30  # forms in forms; PDFium itself follows them no further
 UNIT = 1_000_000  # whole numbers are all that PDFium maps points to: the page is this large for it
 
 
 class LayoutWorker(base.Worker):
     """One open PDF and the answers to requests about it."""
 
-    REQUESTS = (*base.Worker.REQUESTS, "layout")
+    REQUESTS = (*base.Worker.REQUESTS, "layout", "background")
+    without_text = False
+
+    def open(self, path: str) -> tuple[dict[str, Any], bytes]:
+        """Open a file; answers its number of pages."""
+        self.pdf = pdfium.PdfDocument(path)
+        return {"pages": len(self.pdf)}, b""
+
+    def bitmap(self, page: pdfium.PdfPage, scale: float) -> pdfium.PdfBitmap:
+        """A page as it was written, or what is left of it without its text."""
+        if self.without_text:
+            for text in page.get_objects(filter=[pdfium_c.FPDF_PAGEOBJ_TEXT], max_depth=MAX_TEXT_DEPTH):
+                pdfium_c.FPDFTextObj_SetTextRenderMode(text.raw, pdfium_c.FPDF_TEXTRENDERMODE_INVISIBLE)
+        return page.render(scale=scale, rev_byteorder=True, draw_annots=False)
+
+    def background(self, page: int, dpi: float, max_pixels: int) -> tuple[dict[str, Any], bytes]:
+        """As `render`, without the page's text: where the two differ, text can be seen."""
+        self.without_text = True
+        try:
+            return self.render(page, dpi, max_pixels)
+        finally:
+            self.without_text = False
 
     def layout(self, page: int) -> tuple[dict[str, Any], bytes]:
         """The characters of a page (from 0) in drawing order, and how pages map to pictures."""
@@ -41,7 +64,15 @@ class LayoutWorker(base.Worker):
                 return {"error": f"{count:,} characters; more than {MAX_CHARS:,} are not read"}, b""
             to_picture = picture_map(opened)
             header = {"to_picture": to_picture, "image_share": image_share(opened, to_picture)}
+            header["right_to_left"] = direction(self.pdf) == "R2L"
             return header, characters(layer.raw, count).tobytes()
+
+
+def direction(pdf: pdfium.PdfDocument) -> str:
+    """The order of reading that the PDF asks viewers for (PDF Reference 1.7, 8.1: `Direction`), or nothing."""
+    buffer = ctypes.create_string_buffer(8)
+    pdfium_c.FPDF_VIEWERREF_GetName(pdf.raw, b"Direction", buffer, len(buffer))
+    return buffer.value.decode("latin-1")
 
 
 def picture_map(page: pdfium.PdfPage) -> list[float]:
