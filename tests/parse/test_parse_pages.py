@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from parsit.parse.pages import Limits, PageError, PageFile, text_layer
 from parsit.parse.selection import parse_selection
@@ -260,3 +260,44 @@ def test_a_long_pdf_is_never_in_memory_as_a_whole(pages_pdf):
         grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     one_page_kib = 1700 * 2200 * 3 / 1024
     assert grown_kib < 3 * one_page_kib
+
+
+DATA = Path(__file__).with_name("data")
+
+
+def test_a_picture_that_mentions_a_pdf_is_a_picture(tmp_path):
+    with PageFile(DATA / "comment-names-pdf.jpg") as file, Image.open(DATA / "comment-names-pdf.jpg") as image:
+        assert file.page(1).image.size == image.size
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Source", "page 3 of report %PDF-1.7")
+    Image.new("L", (30, 20), "white").save(tmp_path / "a.png", pnginfo=text)
+    Image.new("L", (30, 20), "white").save(tmp_path / "a.gif", comment=b"%PDF-1.7")
+    Image.new("L", (30, 20), "white").save(tmp_path / "a.tif", description="%PDF-1.7")
+    (tmp_path / "a.pgm").write_bytes(b"P5\n# from %PDF-1.4\n30 20\n255\n" + bytes([255]) * 600)
+    for name in ("a.png", "a.gif", "a.tif", "a.pgm"):
+        with PageFile(tmp_path / name) as file:
+            assert file.page(1).image.size == (30, 20), name
+
+
+def test_a_pdf_behind_other_bytes_is_a_pdf(report, tmp_path):
+    (tmp_path / "mail.pdf").write_bytes(b"Content-Type: application/pdf\r\n\r\n" + report.read_bytes())
+    with PageFile(tmp_path / "mail.pdf") as file:
+        assert file.page_count == 4
+
+
+def test_the_pages_of_a_tiff_in_any_order_without_its_thumbnails(tmp_path):
+    pictures = [Image.new("L", (width, 50), "white") for width in (40, 4, 60)]
+    infos = [TiffImagePlugin.ImageFileDirectory_v2() for _ in pictures]
+    infos[1][254] = 1
+    with TiffImagePlugin.AppendingTiffWriter(tmp_path / "scan.tif", True) as writer:
+        for picture, info in zip(pictures, infos, strict=True):
+            picture.save(writer, "TIFF", tiffinfo=info)
+            writer.newFrame()
+    with PageFile(tmp_path / "scan.tif") as file:
+        assert file.page_count == 2
+        assert [file.page(number).image.width for number in (2, 1, 2, 1)] == [60, 40, 60, 40]
+
+
+def test_a_fax_is_read_with_square_pixels():
+    with PageFile(DATA / "fax-204x98.tif") as file:
+        assert file.page(1).image.size == (600, 300)

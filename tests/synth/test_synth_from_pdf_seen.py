@@ -21,9 +21,9 @@ from parsit.synth.from_pdf.pdf import Chars
 DATA = Path(__file__).with_name("data")
 TEXT = (
     "The quick surveyor measured the old bridge before winter, and wrote every figure into a small grey book that he"
-    " kept for exactly this purpose. Nobody else had ever thought of doing so, and nobody has ever asked him why, for"
-    " he was known as a man who does what he does. Years later the book was found in a cupboard behind the office stove,"
-    " still dry, and every figure in it proved to be right to the last inch. The bridge itself had long gone by then."
+    " kept for exactly this purpose. Nobody else had ever thought of doing so, and nobody has ever asked him why."
+    " Years later the book was found in a cupboard behind the office stove, still dry, and every figure in it proved to"
+    " be right to the last inch. The bridge itself had long gone by then."
 )
 PAGE = '#set page(width: 14cm, height: 10cm, margin: 1cm)\n#set text(size: 10pt, font: "Libertinus Serif")\n'
 

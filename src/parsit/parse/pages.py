@@ -9,6 +9,7 @@ next one. Limits are named in one place, `Limits`. PDFs are drawn in a process o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -26,12 +27,16 @@ from parsit.processing.images import (
     MAX_PIXELS,
     check_file,
     decode_image,
-    frame_count,
     open_image,
+    page_frames,
 )
 from parsit.types import InputError
 
 DEFAULT_DPI = 150.0
+# The first bytes of the image formats that are read: a comment in one may mention a PDF.
+IMAGE_START = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n|II[*+]\0|MM\0[*+]|GIF8[79]a|RIFF....WEBP|BM....\0\0\0\0|P[1-7fF]\s", re.DOTALL
+)
 PDF_HEADER_WITHIN_BYTES = 1024  # PDF Reference 1.7, Appendix H, note 13: where readers look for %PDF-
 
 
@@ -96,13 +101,15 @@ class PageFile:
         self._open_parts = ExitStack()
         self._pdf: PdfFile | None = None
         self._image: Image.Image | None = None
+        self._frames: list[int] = []
         if _is_pdf(path):
             pdf = PdfFile(path, timeout_s=self.limits.timeout_s, max_memory_bytes=self.limits.max_memory_bytes)
             self._pdf = self._open_parts.enter_context(pdf)
             self.page_count = pdf.page_count
         else:
             self._image = self._open_parts.enter_context(_opened_image(path))
-            self.page_count = frame_count(self._image, str(path))
+            self._frames = page_frames(self._image, str(path))
+            self.page_count = len(self._frames)
 
     def __enter__(self) -> Self:
         return self
@@ -164,7 +171,7 @@ class PageFile:
     def _image_page(self, number: int) -> tuple[Image.Image, bool]:
         assert self._image is not None
         try:
-            image = decode_image(self._image, "the image", frame=number - 1)
+            image = decode_image(self._image, "the image", frame=self._frames[number - 1])
         except InputError as error:
             raise PageError(self.path, number, str(error)) from error
         share = (self.limits.max_page_pixels / (image.width * image.height)) ** 0.5
@@ -202,4 +209,5 @@ def _opened_image(path: Path) -> Iterator[Image.Image]:
 
 def _is_pdf(path: Path) -> bool:
     with path.open("rb") as stream:
-        return b"%PDF-" in stream.read(PDF_HEADER_WITHIN_BYTES)
+        start = stream.read(PDF_HEADER_WITHIN_BYTES)
+    return b"%PDF-" in start and not IMAGE_START.match(start)

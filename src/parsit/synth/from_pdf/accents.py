@@ -1,7 +1,8 @@
 """Accents that are glyphs of their own, as TeX's old fonts have them, joined to their letters.
 
-Such a file draws "´" and then "e" below it, and the text layer says "´e". Which accent belongs to which letter, the boxes
-say: it hangs over (or under) the letter, while an accent that means itself (`code`, x^2) stands beside its neighbours.
+Such a file draws "´" and then "e" below it, and the text layer says "´e". Which accent belongs to which letter the
+boxes say: it hangs over (or under) the letter, while an accent that means itself (`code`, x^2) stands beside its
+neighbours.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The process that reads where the characters of PDF pages are: a script, started by `parsit.synth.from_pdf.pdf`.
 
-It is `parsit.parse.worker` with two requests more, `layout` and `background`, and for the same reasons a process of its
-own: what PDFium reads is hostile. Numbers go back as 32-bit floats. Pages are drawn without form fields and annotations,
-whose text is not in the layer.
+It is `parsit.parse.worker` with two requests more, `layout` and `background`, and for the same reasons a process of
+its own: what PDFium reads is hostile. Numbers go back as 32-bit floats. Pages are drawn without form fields and
+annotations, whose text is not in the layer.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ class Chars:
 
 @dataclass(frozen=True, slots=True)
 class PageLayout:
-    """A page's characters, the share of the page that images cover, whether the file says it runs from right to left."""
+    """A page's characters, the share of it that images cover, and whether the file says it runs from right to left."""
 
     chars: Chars
     image_share: float
