@@ -301,3 +301,55 @@ def test_the_pages_of_a_tiff_in_any_order_without_its_thumbnails(tmp_path):
 def test_a_fax_is_read_with_square_pixels():
     with PageFile(DATA / "fax-204x98.tif") as file:
         assert file.page(1).image.size == (600, 300)
+
+
+def test_text_that_cannot_be_drawn_is_flagged(report):
+    with PageFile(DATA / "cjk-font-missing.pdf") as file:
+        assert file.page(1).flags == ("blank", "text_not_drawn")
+        assert len("".join(file.text_layer(1).split())) == 65
+    with PageFile(report) as file:
+        assert not any("text_not_drawn" in file.page(number).flags for number in range(1, 5))
+
+
+def font_pdf(write_pdf, text: bytes, mode: int, *more: bytes):
+    """A page with a drawn line in Helvetica and `text` in a Japanese font that is not in the file."""
+    content = b"BT /H 12 Tf 20 150 Td (Drawn as always 1234) Tj ET BT %d Tr /J 12 Tf 20 100 Td %s Tj ET" % (mode, text)
+    objects = [b"<</Type /Catalog /Pages 2 0 R>>", b"<</Type /Pages /Count 1 /Kids [3 0 R]>>"]
+    fonts = b"<</Font <</H 5 0 R /J 6 0 R>>>>"
+    objects.append(b"<</Type /Page /Parent 2 0 R /MediaBox [0 0 300 200] /Contents 4 0 R /Resources %s>>" % fonts)
+    objects.append(b"<</Length %d>>\nstream\n%s\nendstream" % (len(content), content))
+    objects.append(b"<</Type /Font /Subtype /Type1 /BaseFont /Helvetica>>")
+    objects.append(
+        b"<</Type /Font /Subtype /Type0 /BaseFont /HeiseiMin-W3 /Encoding /UniJIS-UCS2-H /DescendantFonts [7 0 R]>>"
+    )
+    objects.append(
+        b"<</Type /Font /Subtype /CIDFontType0 /BaseFont /HeiseiMin-W3 /CIDSystemInfo"
+        b" <</Registry (Adobe) /Ordering (Japan1) /Supplement 2>> /FontDescriptor 8 0 R>>"
+    )
+    objects.append(b"<</Type /FontDescriptor /FontName /HeiseiMin-W3 /Flags 4 /FontBBox [0 -200 1000 900]>>")
+    return write_pdf(objects)
+
+
+@pytest.mark.parametrize(("mode", "flags"), [(0, ("text_not_drawn",)), (3, ())])
+def test_a_line_among_others_that_cannot_be_drawn_is_flagged(write_pdf, mode, flags):
+    path = font_pdf(write_pdf, b"<65E5672C8A9E>", mode)
+    with PageFile(path) as file:
+        assert file.page(1).flags == flags
+
+
+@pytest.mark.parametrize(("count", "pages"), [(1, 3), (2, 3), (3, 3), (0, 3)])
+def test_a_pdf_whose_count_of_pages_is_too_low_loses_none(write_pdf, count, pages):
+    objects = [b"<</Type /Catalog /Pages 2 0 R>>", b"<</Type /Pages /Count %d /Kids [3 0 R 6 0 R]>>" % count]
+    inner = b"<</Type/Pages /Parent 2 0 R /Count %d /Kids [4 0 R 5 0 R]>>" % min(count, 2)
+    page = b"<</Type /Page /Parent %d 0 R /MediaBox [0 0 %d 99]>>"
+    objects += [inner, page % (3, 10), page % (3, 20), page % (2, 30)]
+    with PageFile(write_pdf(objects), dpi=72) as file:
+        assert file.page_count == pages
+        assert [file.page(number).image.width for number in range(1, pages + 1)] == [10, 20, 30]
+
+
+def test_pages_that_were_taken_out_of_a_pdf_stay_out(write_pdf):
+    page = b"<</Type /Page /Parent 2 0 R /MediaBox [0 0 %d 99]>>"
+    objects = [b"<</Type /Catalog /Pages 2 0 R>>", b"<</Type /Pages /Count 1 /Kids [3 0 R]>>", page % 10, page % 20]
+    with PageFile(write_pdf(objects), dpi=72) as file:
+        assert file.page_count == 1

@@ -69,8 +69,9 @@ class PageError(InputError):
 class PageImage:
     """A page as an upright RGB image.
 
-    `flags` may hold `blank` (nothing on it to read) and `reduced` (drawn with fewer pixels than
-    asked for, to stay within `Limits.max_page_pixels`).
+    `flags` may hold `blank` (nothing on it to read), `reduced` (drawn with fewer pixels than
+    asked for, to stay within `Limits.max_page_pixels`) and `text_not_drawn` (letters are missing in the picture,
+    because their font is neither in the PDF nor on this machine).
     """
 
     number: int
@@ -143,8 +144,8 @@ class PageFile:
         Raises:
             PageError: The page is damaged, takes too long or too much memory.
         """
-        image, reduced = self._pdf_page(number) if self._pdf else self._image_page(number)
-        found = {"blank": is_blank(image), "reduced": reduced}
+        image, reduced, undrawn = self._pdf_page(number) if self._pdf else (*self._image_page(number), False)
+        found = {"blank": is_blank(image), "reduced": reduced, "text_not_drawn": undrawn}
         return PageImage(number, image, tuple(flag for flag, is_set in found.items() if is_set))
 
     def text_layer(self, number: int) -> str:
@@ -160,13 +161,14 @@ class PageFile:
         except WorkerError as error:
             raise PageError(self.path, number, str(error)) from error
 
-    def _pdf_page(self, number: int) -> tuple[Image.Image, bool]:
+    def _pdf_page(self, number: int) -> tuple[Image.Image, bool, bool]:
         assert self._pdf is not None
         try:
             image, dpi = self._pdf.render(number, dpi=self.dpi, max_pixels=self.limits.max_page_pixels)
+            undrawn = self._pdf.undrawn(number)
         except WorkerError as error:
             raise PageError(self.path, number, str(error)) from error
-        return image, dpi < self.dpi * 0.999
+        return image, dpi < self.dpi * 0.999, undrawn > 0
 
     def _image_page(self, number: int) -> tuple[Image.Image, bool]:
         assert self._image is not None

@@ -95,6 +95,15 @@ class PdfFile:
             raise WorkerError("the PDF renderer gave a broken answer")
         return Image.frombytes("RGB", (width, height), pixels), float(header["dpi"])
 
+    def undrawn(self, number: int) -> int:
+        """How many letters of page `number` were not drawn because their font is neither in the file nor here.
+
+        Raises:
+            WorkerError: As `render`.
+        """
+        header, _ = self._ask(do="undrawn", page=number - 1)
+        return int(header["count"])
+
     def text(self, number: int) -> str:
         """The text layer of page `number` in PDFium's reading order; empty where there is none.
 

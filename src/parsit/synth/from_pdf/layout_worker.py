@@ -37,7 +37,7 @@ class LayoutWorker(base.Worker):
 
     def open(self, path: str) -> tuple[dict[str, Any], bytes]:
         """Open a file; answers its number of pages."""
-        self.pdf = pdfium.PdfDocument(path)
+        self.pdf = base.open_pdf(path)
         return {"pages": len(self.pdf)}, b""
 
     def bitmap(self, page: pdfium.PdfPage, scale: float) -> pdfium.PdfBitmap:
