@@ -179,8 +179,8 @@ def test_what_cannot_be_read_is_said_at_once_and_exits_with_1(run, words, line):
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        ([], "required"),
-        (["report.pdf"], "model"),
+        ([], "required: FILE, --model ("),
+        (["report.pdf"], "required: --model ("),
         (["report.pdf", "--modle", "model"], "did you mean --model?"),
         (["report.pdf", "--model", "model", "--pages", "3-1"], "'3-1' runs backwards"),
         (["report.pdf", "--model", "model", "--format", "docx"], "docx"),

@@ -189,6 +189,8 @@ def _state_of(file: Path) -> str:
             ends = hashlib.sha256(stream.read(_ENDS_BYTES))
             stream.seek(max(0, status.st_size - _ENDS_BYTES))
             ends.update(stream.read(_ENDS_BYTES))
+    except FileNotFoundError as error:
+        raise DataFault("file-missing", "the data file does not exist", str(file)) from error
     except OSError as error:
         raise DataFault("file-unreadable", f"cannot be opened: {error.strerror}", str(file)) from error
     return f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}\0{ends.hexdigest()}"
