@@ -181,7 +181,7 @@ def chars_at(*places: tuple[str, float, float, float]) -> Chars:
     loose = np.array([[x0, 0.3, x1, 0.55] for _, x0, x1, _ in places])
     none = np.zeros(len(places), bool)
     origin = np.array([[x0, 0.5] for _, x0, _, _ in places])
-    return Chars(tuple(text for text, *_ in places), boxes, loose, origin, np.zeros(len(places)), none, none, none)
+    return Chars(tuple(text for text, *_ in places), boxes, loose, origin, np.zeros(len(places)), none, none)
 
 
 @pytest.mark.parametrize(

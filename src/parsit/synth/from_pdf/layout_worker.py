@@ -21,7 +21,7 @@ from parsit.parse import worker as base
 
 # code point, flags, tight box and loose box (left, bottom, right, top), origin (x, y), angle; see `pdf`
 NUMBERS_PER_CHAR = 13
-GENERATED, HYPHEN, INVISIBLE, UNMAPPED = 1, 2, 4, 8
+GENERATED, HYPHEN, UNMAPPED = 1, 2, 4
 MAX_CHARS = 100_000
 GRID = 32  # cells a side, for how much of the page images cover
 MAX_FORM_DEPTH = 5
@@ -94,7 +94,6 @@ def characters(layer: Any, count: int) -> array[float]:
     loose = pdfium_c.FS_RECTF()
     tight_of = [ctypes.byref(value) for value in (left, right, bottom, top)]
     origin_of, loose_of = (ctypes.byref(x), ctypes.byref(y)), ctypes.byref(loose)
-    invisible: dict[int, bool] = {}
     for index in range(count):
         pdfium_c.FPDFText_GetCharBox(layer, index, *tight_of)
         pdfium_c.FPDFText_GetLooseCharBox(layer, index, loose_of)
@@ -102,22 +101,11 @@ def characters(layer: Any, count: int) -> array[float]:
         flags = GENERATED if pdfium_c.FPDFText_IsGenerated(layer, index) == 1 else 0
         flags |= HYPHEN if pdfium_c.FPDFText_IsHyphen(layer, index) == 1 else 0
         flags |= UNMAPPED if pdfium_c.FPDFText_HasUnicodeMapError(layer, index) == 1 else 0
-        drawn = pdfium_c.FPDFText_GetTextObject(layer, index)
-        if drawn:
-            key = ctypes.addressof(drawn.contents)
-            if key not in invisible:
-                invisible[key] = is_invisible(drawn)
-            flags |= INVISIBLE if invisible[key] else 0
         numbers.extend((pdfium_c.FPDFText_GetUnicode(layer, index), flags))
         numbers.extend((left.value, bottom.value, right.value, top.value))
         numbers.extend((loose.left, loose.bottom, loose.right, loose.top))
         numbers.extend((x.value, y.value, pdfium_c.FPDFText_GetCharAngle(layer, index)))
     return numbers
-
-
-def is_invisible(drawn: Any) -> bool:
-    """Whether a piece of text is drawn in the mode that leaves no ink (PDF Reference 1.7, 5.2.5: mode 3)."""
-    return pdfium_c.FPDFTextObj_GetTextRenderMode(drawn) == pdfium_c.FPDF_TEXTRENDERMODE_INVISIBLE
 
 
 def image_share(page: pdfium.PdfPage, to_picture: list[float]) -> float:

@@ -15,7 +15,7 @@ from parsit.synth.render import HYPHENS
 
 LAYOUT_WORKER = Path(__file__).with_name("layout_worker.py")
 NUMBERS_PER_CHAR = 13
-GENERATED, HYPHEN, INVISIBLE, UNMAPPED = 1, 2, 4, 8
+GENERATED, HYPHEN, UNMAPPED = 1, 2, 4
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -39,7 +39,6 @@ class Chars:
     origin: Floats
     angle: Floats
     generated: Flags
-    invisible: Flags
     unmapped: Flags
 
     def __len__(self) -> int:
@@ -135,7 +134,6 @@ def _chars(numbers: Floats, to_picture: list[float]) -> Chars:
         origin,
         angle,
         generated,
-        (flags & INVISIBLE).astype(bool),
         (flags & UNMAPPED).astype(bool),
     )
 
