@@ -45,7 +45,7 @@ class LayoutWorker(base.Worker):
         if self.without_text:
             for text in page.get_objects(filter=[pdfium_c.FPDF_PAGEOBJ_TEXT], max_depth=MAX_TEXT_DEPTH):
                 pdfium_c.FPDFTextObj_SetTextRenderMode(text.raw, pdfium_c.FPDF_TEXTRENDERMODE_INVISIBLE)
-        return page.render(scale=scale, rev_byteorder=True, draw_annots=False)
+        return page.render(scale=scale, rev_byteorder=True, draw_annots=False)  # type: ignore[arg-type]
 
     def background(self, page: int, dpi: float, max_pixels: int) -> tuple[dict[str, Any], bytes]:
         """As `render`, without the page's text: where the two differ, text can be seen."""
