@@ -116,6 +116,25 @@ def test_a_moved_base_is_named(tiny, plain, tmp_path):
         export.main([str(plain), "--out", str(tmp_path / "x"), "--base", str(plain)])
 
 
+def test_a_base_is_found_in_the_folder_of_its_run(tiny, plain, tmp_path):
+    run, other = tmp_path / "stage1", tmp_path / "other"
+    tiny[0](5).save_pretrained(run / "checkpoint-2")  # newer, and not the base
+    shutil.copytree(plain, run / "checkpoint-1")
+    (run / "checkpoint-3").mkdir()
+    (run / "checkpoint-3" / "config.json").write_text("{}")  # a save that was cut short
+    adapters_of(tiny, tmp_path / "lora" / "checkpoint-1", run / "checkpoint-1", SETTINGS["lora"])
+    as_checkpoint(tmp_path / "lora" / "checkpoint-1")
+    run.rename(tmp_path / "moved")
+    words = [str(tmp_path / "lora"), "--out", str(tmp_path / "out"), "--base"]
+    assert export.main([*words, str(tmp_path / "moved")]) == 0
+    shutil.copytree(tmp_path / "moved" / "checkpoint-2", other / "checkpoint-2")
+    words[2] = str(tmp_path / "out2")
+    with pytest.raises(InputError, match="none of the 1 models in it is the base"):
+        export.main([*words, str(other)])
+    with pytest.raises(InputError, match="no model in it is the base"):
+        export.main([*words, str(tmp_path / "nowhere")])
+
+
 def test_what_is_there_is_not_overwritten(plain, tmp_path):
     (tmp_path / "out").mkdir()
     for verb in (export, import_):

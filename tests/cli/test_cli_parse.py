@@ -134,6 +134,20 @@ def test_several_files_go_to_a_folder_and_one_failure_stops_nothing(run, tmp_pat
     assert (out / "photo.md").read_text() == "<!-- page 1 -->\n\nRead. [99] ünï\n"
 
 
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("words", [["report.pdf"], ["report.pdf", "photo.webp"]])
+def test_an_existing_folder_or_a_path_that_ends_in_a_slash_is_a_folder(run, tmp_path, there, words):
+    out = tmp_path / "texts.json"
+    if there:
+        out.mkdir()
+    done = run("parse", *words, "--model", "model", "--out", f"{out}{'' if there else '/'}")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert sorted(path.name for path in out.iterdir()) == sorted(f"{Path(word).stem}.md" for word in words)
+    assert (out / "report.md").read_text().startswith("<!-- page 1 -->")
+    run("parse", "report.pdf", "--model", "model", "--out", f"{out}/", "--format", "json")
+    assert json.loads((out / "report.json").read_text())["source"] == "report.pdf"
+
+
 def test_several_files_on_stdout(run):
     files = ("report.pdf", "photo.webp", "--model", "model")
     documents = json.loads(run("parse", *files, "--format", "json").stdout)
@@ -169,13 +183,13 @@ def test_what_cannot_be_read_is_said_at_once_and_exits_with_1(run, words, line):
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        ([], "required"),
-        (["report.pdf"], "model"),
+        ([], "required: FILE, --model ("),
+        (["report.pdf"], "required: --model ("),
         (["report.pdf", "--modle", "model"], "did you mean --model?"),
         (["report.pdf", "--model", "model", "--pages", "3-1"], "'3-1' runs backwards"),
         (["report.pdf", "--model", "model", "--format", "docx"], "docx"),
         (["report.pdf", "--model", "model", "--out", "o.docx"], "no known format has the suffix 'docx'"),
-        (["report.pdf", "--model", "model", "--out", "model"], "is a folder"),
+        (["report.pdf", "--model", "model", "--out", "runner.py/"], "is a file; a path that ends in / is a folder"),
         (["report.pdf", "--model", "model", "--out", "no/where.md"], "there is no folder no"),
         (["report.pdf", "--model", "model", "--out", "report.pdf", "--format", "md"], "overwrite the input"),
         (["report.pdf", "photo.webp", "--model", "model", "--out", "runner.py"], "must be a folder"),
@@ -193,20 +207,15 @@ def test_wrong_usage_is_one_line_and_exits_with_2(run, words, part):
 
 
 def test_a_result_that_cannot_be_written_leaves_the_old_one(run, folder, tmp_path):
-    target = tmp_path / "o.md"
-    target.mkdir()  # nothing can be renamed onto a folder …
-    (target / "kept").touch()
     done = run("parse", "report.pdf", "photo.webp", "--model", "model", "--out", str(tmp_path), "--format", "md")
     assert done.returncode == 0
-    done = run("parse", "report.pdf", "--model", "model", "--out", str(target))
-    assert done.returncode == 2
     (tmp_path / "report.md").unlink()
-    (tmp_path / "report.md").mkdir()  # … found only when the reading is done
+    (tmp_path / "report.md").mkdir()  # nothing can be renamed onto a folder: found when the reading is done
     (tmp_path / "report.md" / "kept").touch()
     done = run("parse", "report.pdf", "photo.webp", "--model", "model", "--out", str(tmp_path))
     assert done.returncode == 1
     assert [line.split(":")[2].strip() for line in errors(done)] == ["cannot be written"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["o.md", "photo.md", "report.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photo.md", "report.md"]
 
 
 def test_a_file_that_is_left_out_is_a_failure(run, tmp_path):

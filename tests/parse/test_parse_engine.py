@@ -106,3 +106,14 @@ def test_a_saved_model_is_loaded_from_its_folder_or_from_a_runs(engine, tmp_path
             load_engine(tmp_path, device=device)
     with pytest.raises(InputError, match="no model there"):
         find_model(tmp_path / "nothing")
+
+
+def test_an_answer_ends_where_the_context_does(engine):
+    context = engine.model.config.text_config.max_position_embeddings
+    texts = (" a" * (context - 100 + more) for more in range(200))
+    prompts = ((Turn("user", (ImageRef(Image.new("RGB", (40, 30), "white")), text)),) for text in texts)
+    lengths = {len(engine.processor.encode(p, add_generation_prompt=True).input_ids): p for p in prompts}
+    (generation,) = engine.generate([lengths[context - 3]], max_new_tokens=20)
+    assert (generation.num_tokens, generation.flags) == (3, ("truncated",))
+    with pytest.raises(InputError, match=rf"are {context:,} tokens, the model's context has {context:,}: show fewer"):
+        engine.generate([lengths[context]], max_new_tokens=20)

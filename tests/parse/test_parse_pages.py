@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from parsit.parse.pages import Limits, PageError, PageFile, text_layer
 from parsit.parse.selection import parse_selection
@@ -256,3 +256,96 @@ def test_a_long_pdf_is_never_in_memory_as_a_whole(pages_pdf):
         grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     one_page_kib = 1700 * 2200 * 3 / 1024
     assert grown_kib < 3 * one_page_kib
+
+
+DATA = Path(__file__).with_name("data")
+
+
+def test_a_picture_that_mentions_a_pdf_is_a_picture(tmp_path):
+    with PageFile(DATA / "comment-names-pdf.jpg") as file, Image.open(DATA / "comment-names-pdf.jpg") as image:
+        assert file.page(1).image.size == image.size
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Source", "page 3 of report %PDF-1.7")
+    Image.new("L", (30, 20), "white").save(tmp_path / "a.png", pnginfo=text)
+    Image.new("L", (30, 20), "white").save(tmp_path / "a.gif", comment=b"%PDF-1.7")
+    Image.new("L", (30, 20), "white").save(tmp_path / "a.tif", description="%PDF-1.7")
+    (tmp_path / "a.pgm").write_bytes(b"P5\n# from %PDF-1.4\n30 20\n255\n" + bytes([255]) * 600)
+    for name in ("a.png", "a.gif", "a.tif", "a.pgm"):
+        with PageFile(tmp_path / name) as file:
+            assert file.page(1).image.size == (30, 20), name
+
+
+def test_a_pdf_behind_other_bytes_is_a_pdf(report, tmp_path):
+    (tmp_path / "mail.pdf").write_bytes(b"Content-Type: application/pdf\r\n\r\n" + report.read_bytes())
+    with PageFile(tmp_path / "mail.pdf") as file:
+        assert file.page_count == 4
+
+
+def test_the_pages_of_a_tiff_in_any_order_without_its_thumbnails(tmp_path):
+    pictures = [Image.new("L", (width, 50), "white") for width in (40, 4, 60)]
+    infos = [TiffImagePlugin.ImageFileDirectory_v2() for _ in pictures]
+    infos[1][254] = 1
+    with TiffImagePlugin.AppendingTiffWriter(tmp_path / "scan.tif", True) as writer:
+        for picture, info in zip(pictures, infos, strict=True):
+            picture.save(writer, "TIFF", tiffinfo=info)
+            writer.newFrame()
+    with PageFile(tmp_path / "scan.tif") as file:
+        assert file.page_count == 2
+        assert [file.page(number).image.width for number in (2, 1, 2, 1)] == [60, 40, 60, 40]
+
+
+def test_a_fax_is_read_with_square_pixels():
+    with PageFile(DATA / "fax-204x98.tif") as file:
+        assert file.page(1).image.size == (600, 300)
+
+
+def test_text_that_cannot_be_drawn_is_flagged(report):
+    with PageFile(DATA / "cjk-font-missing.pdf") as file:
+        assert file.page(1).flags == ("blank", "text_not_drawn")
+        assert len("".join(file.text_layer(1).split())) == 65
+    with PageFile(report) as file:
+        assert not any("text_not_drawn" in file.page(number).flags for number in range(1, 5))
+
+
+def font_pdf(write_pdf, text: bytes, mode: int, *more: bytes):
+    """A page with a drawn line in Helvetica and `text` in a Japanese font that is not in the file."""
+    content = b"BT /H 12 Tf 20 150 Td (Drawn as always 1234) Tj ET BT %d Tr /J 12 Tf 20 100 Td %s Tj ET" % (mode, text)
+    objects = [b"<</Type /Catalog /Pages 2 0 R>>", b"<</Type /Pages /Count 1 /Kids [3 0 R]>>"]
+    fonts = b"<</Font <</H 5 0 R /J 6 0 R>>>>"
+    objects.append(b"<</Type /Page /Parent 2 0 R /MediaBox [0 0 300 200] /Contents 4 0 R /Resources %s>>" % fonts)
+    objects.append(b"<</Length %d>>\nstream\n%s\nendstream" % (len(content), content))
+    objects.append(b"<</Type /Font /Subtype /Type1 /BaseFont /Helvetica>>")
+    objects.append(
+        b"<</Type /Font /Subtype /Type0 /BaseFont /HeiseiMin-W3 /Encoding /UniJIS-UCS2-H /DescendantFonts [7 0 R]>>"
+    )
+    objects.append(
+        b"<</Type /Font /Subtype /CIDFontType0 /BaseFont /HeiseiMin-W3 /CIDSystemInfo"
+        b" <</Registry (Adobe) /Ordering (Japan1) /Supplement 2>> /FontDescriptor 8 0 R>>"
+    )
+    objects.append(b"<</Type /FontDescriptor /FontName /HeiseiMin-W3 /Flags 4 /FontBBox [0 -200 1000 900]>>")
+    return write_pdf(objects)
+
+
+@pytest.mark.parametrize(("mode", "flags"), [(0, ("text_not_drawn",)), (3, ())])
+def test_a_line_among_others_that_cannot_be_drawn_is_flagged(write_pdf, mode, flags):
+    path = font_pdf(write_pdf, b"<65E5672C8A9E>", mode)
+    with PageFile(path) as file:
+        assert file.page(1).flags == flags
+
+
+@pytest.mark.parametrize(("count", "pages"), [(1, 3), (2, 3), (3, 3), (0, 3)])
+def test_a_pdf_whose_count_of_pages_is_too_low_loses_none(write_pdf, count, pages):
+    objects = [b"<</Type /Catalog /Pages 2 0 R>>", b"<</Type /Pages /Count %d /Kids [3 0 R 6 0 R]>>" % count]
+    inner = b"<</Type/Pages /Parent 2 0 R /Count %d /Kids [4 0 R 5 0 R]>>" % min(count, 2)
+    page = b"<</Type /Page /Parent %d 0 R /MediaBox [0 0 %d 99]>>"
+    objects += [inner, page % (3, 10), page % (3, 20), page % (2, 30)]
+    with PageFile(write_pdf(objects), dpi=72) as file:
+        assert file.page_count == pages
+        assert [file.page(number).image.width for number in range(1, pages + 1)] == [10, 20, 30]
+
+
+def test_pages_that_were_taken_out_of_a_pdf_stay_out(write_pdf):
+    page = b"<</Type /Page /Parent 2 0 R /MediaBox [0 0 %d 99]>>"
+    objects = [b"<</Type /Catalog /Pages 2 0 R>>", b"<</Type /Pages /Count 1 /Kids [3 0 R]>>", page % 10, page % 20]
+    with PageFile(write_pdf(objects), dpi=72) as file:
+        assert file.page_count == 1

@@ -60,16 +60,16 @@ def test_a_page_is_given_out_as_soon_as_it_is_done(five_pages):
     assert batches_when_seen == [1, 2, 2, 3, 4]
 
 
-def test_the_image_comes_before_a_newline_and_the_prompt_as_in_training_data(five_pages):
+def test_the_image_comes_before_the_prompt_as_in_training_data(five_pages):
     engine = Describing()
     Reader(engine).parse(five_pages, pages="1")
     Reader(engine).parse(five_pages, pages="1", prompt="Give me JSON.", max_new_tokens=7)
     turns = [batch[0][0] for batch in engine.batches]
     assert [(turn.role, len(turn.images), turn.text, turn.parts[1]) for turn in turns] == [
-        ("user", 1, "\nRead it.", "\nRead it."),
-        ("user", 1, "\nGive me JSON.", "\nGive me JSON."),
+        ("user", 1, "Read it.", "Read it."),
+        ("user", 1, "Give me JSON.", "Give me JSON."),
     ]
-    assert engine.limits == [2048, 7]
+    assert engine.limits == [4400, 7]
 
 
 def test_chosen_pages_in_the_order_chosen(five_pages):
@@ -163,14 +163,14 @@ def test_a_question_sees_all_pages_in_one_conversation(five_pages, tmp_path):
     assert reader.ask(sources, "How much?", dpi=72) == "forty-two"
     [[(turn,)]] = engine.batches
     assert [image.source.width for image in turn.images] == [72, 144, 216, 288, 360, 33, 55, 77]
-    assert turn.parts[-1] == turn.text == "\nHow much?"
+    assert turn.parts[-1] == turn.text == "How much?"
     assert engine.limits == [256]
 
 
 def test_questions_are_asked_in_batches(five_pages):
     engine = Describing(answer=lambda turn: Generation(turn.text.upper(), 1, ("truncated",)))
     answers = Reader(engine).answers(five_pages, ["a", "b", "c"], pages="2")
-    assert [answer.text for answer in answers] == ["\nA", "\nB", "\nC"]
+    assert [answer.text for answer in answers] == ["A", "B", "C"]
     assert answers[0].flags == ("truncated",)
     assert [len(batch) for batch in engine.batches] == [2, 1]
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from parsit import hf
 from parsit.config import load_architecture
-from parsit.processing.chat import ChatTokens, encode_chat
+from parsit.processing.chat import ChatTokens, count_chats, encode_chat
 from parsit.processing.image_processor import ParsitImageProcessor
 from parsit.processing.processor import ParsitProcessor
 from parsit.types import ImageRef, Turn
@@ -26,6 +26,11 @@ CONVERSATIONS = {
         Turn("user", ("When?",)),
         Turn("assistant", ("On 2024-05-17.\n",)),
     ),
+    "several images first": (
+        Turn("user", ("", IMAGE, "", IMAGE, "", "Which?", IMAGE, "this")),
+        Turn("assistant", ("1",)),
+    ),
+    "nothing before the text": (Turn("user", ("", "Read.")), Turn("assistant", ("ok",))),
     "text that begins with white space": (Turn("user", ("\n\n  indented",)), Turn("assistant", ("ok",))),
 }
 
@@ -145,3 +150,16 @@ def test_a_tokenizer_without_image_tokens_gets_them_by_mm_use_im_patch_token():
 def test_the_number_of_image_sizes_must_be_that_of_the_images(processor):
     with pytest.raises(ValueError, match="1 images, but 2 image sizes"):
         encode_chat([Turn("user", (IMAGE,))], [3, 3], processor.tokenizer, processor.chat_tokens)
+
+
+def test_a_newline_stands_between_leading_images_and_the_text_whoever_put_them_together(processor):
+    def ids(*parts):
+        return encode_chat([Turn("user", parts)], [16] * parts.count(IMAGE), processor.tokenizer, processor.chat_tokens)
+
+    assert ids(IMAGE, "Read.") == ids(IMAGE, "\nRead.") == ids("", IMAGE, "", "Read.")
+    assert ids(IMAGE, IMAGE, "Read.") == ids(IMAGE, IMAGE, "\nRead.")
+    assert ids("See ", IMAGE, " here") != ids("See ", IMAGE, "\n here")
+    assert ids("Read.") != ids("\nRead.")
+    turn = [Turn("user", (IMAGE, "Read."))]
+    (length,) = count_chats([turn], [[16]], processor.tokenizer, processor.chat_tokens)
+    assert length.num_tokens == len(ids(IMAGE, "Read.").input_ids)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -103,6 +106,63 @@ def test_call_with_rendered_text_equals_encode(processor):
     assert torch.equal(templated["input_ids"][0], encoded.input_ids)
     with pytest.raises(ValueError, match=r"1 <\|image_pad\|>, but 2 images"):
         processor(text=text, images=[image, image])
+
+
+def test_several_conversations_are_a_padded_batch(processor):
+    short = [{"role": "user", "content": "Hello"}]
+    seen = [{"role": "user", "content": [{"type": "image", "image": noise(70, 33)}, {"type": "text", "text": "Read."}]}]
+    alone = [processor.apply_chat_template(one, add_generation_prompt=True, tokenize=True) for one in (short, seen)]
+    options = {"add_generation_prompt": True, "tokenize": True, "return_tensors": "pt"}
+    together = processor.apply_chat_template([short, seen, seen], padding=True, **options)
+    length = alone[1]["input_ids"].shape[1]
+    assert together["input_ids"].shape == together["attention_mask"].shape == (3, length)
+    missing = length - alone[0]["input_ids"].shape[1]
+    assert (together["input_ids"][0, :missing] == processor.chat_tokens.pad).all()
+    assert together["attention_mask"].sum(1).tolist() == [length - missing, length, length]
+    assert torch.equal(together["input_ids"][0, missing:], alone[0]["input_ids"][0])
+    assert torch.equal(together["input_ids"][1], alone[1]["input_ids"][0])
+    assert torch.equal(together["pixel_values"], torch.cat([alone[1]["pixel_values"]] * 2))
+    assert together["image_sizes"].tolist() == [[33, 70]] * 2
+    right = processor.apply_chat_template([short, seen], padding_side="right", return_dict=False, **options)
+    assert torch.equal(right[0, : length - missing], alone[0]["input_ids"][0])
+    assert "pixel_values" not in alone[0]
+    texts = processor.apply_chat_template([short, seen], add_generation_prompt=True)
+    assert texts == [processor.apply_chat_template(one, add_generation_prompt=True) for one in (short, seen)]
+
+
+@pytest.mark.parametrize(
+    ("messages", "options", "said"),
+    [
+        ([], {}, "without messages"),
+        ([[{"role": "user", "content": "a"}], []], {}, "without messages"),
+        ([{"role": "user", "content": "a"}], {"truncation": True, "max_length": 4}, "truncation"),
+        ([{"role": "user", "content": "a"}], {"return_tensors": "np"}, "'np'"),
+    ],
+)
+def test_what_apply_chat_template_refuses(processor, messages, options, said):
+    with pytest.raises(ValueError, match=said):
+        processor.apply_chat_template(messages, tokenize=True, **options)
+
+
+AUTO = """
+import sys
+from transformers import AutoProcessor
+print(type(AutoProcessor.from_pretrained(sys.argv[1], **eval(sys.argv[2]))).__name__)
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [("{}", "trust_remote_code"), ("{'trust_remote_code': True}", "ParsitProcessor")]
+)
+def test_a_folder_never_becomes_a_bare_tokenizer_where_parsit_is_not_imported(processor, tmp_path, mini, options, said):
+    hf.config_of(mini, processor.chat_tokens.image).save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    command = [sys.executable, "-c", AUTO, str(tmp_path / "model"), options]
+    done = subprocess.run(
+        command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env={**os.environ, "HF_HOME": str(tmp_path)}
+    )
+    assert (done.returncode == 0) == (said == "ParsitProcessor")
+    assert said in (done.stdout or done.stderr.splitlines()[-1])
 
 
 def test_tokenized_template_keeps_special_tokens_in_content_as_text(processor):

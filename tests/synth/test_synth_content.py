@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
+from datetime import date, datetime
 from random import Random
 
 import pytest
@@ -118,3 +120,52 @@ def test_plurals(noun: str, expected: str):
 
 def test_articles():
     assert [article(word) for word in ("old", "unique", "unusual", "grey", "useful")] == ["an", "a", "an", "a", "a"]
+
+
+def pairs_of(kind: str) -> list[dict[str, str]]:
+    """Label and value of every field of many documents of a kind, with their first title."""
+    texts = Texts(Fractions(0.0, 0.0), "train")
+    made = []
+    for number in range(300):
+        document = make_document(kind, Random(f"fields/{number}"), texts)
+        fields = {key: str(value) for key, value in json.loads(to_fields(document)).items()}
+        made.append(fields | {"_markdown": to_markdown(document), "_language": document.language})
+    return made
+
+
+def day_of(text: str) -> date | None:
+    """A date that is written in one of the formats that leave no doubt."""
+    for form in ("%Y-%m-%d", "%B %d, %Y", "%d %B %Y", "%A %d %B %Y"):
+        with suppress(ValueError):
+            return datetime.strptime(text, form).date()
+    return None
+
+
+def test_what_is_due_is_due_after_the_day_of_issue_and_weekdays_are_right():
+    both = [(day_of(one["invoice_date"]), day_of(one["due_date"])) for one in pairs_of("invoice") if "due_date" in one]
+    known = [(issued, due) for issued, due in both if issued and due]
+    assert len(known) > 20
+    assert all(issued < due for issued, due in known)
+    printed = "\n".join(one["_markdown"] for one in pairs_of("invoice"))
+    weekdays = re.findall(r"([A-Z][a-z]+day) (\d+) ([A-Z][a-z]+) (\d{4})", printed)
+    assert len(weekdays) > 10
+    for weekday, *day in weekdays:
+        assert f"{datetime.strptime(' '.join(day), '%d %B %Y'):%A}" == weekday
+
+
+def test_a_credit_note_has_a_number_of_its_own_and_nothing_due():
+    notes = [one for one in pairs_of("invoice") if re.search(r"^# Credit note$", one["_markdown"], re.MULTILINE)]
+    assert len(notes) > 20
+    assert all("credit_note_number" in one and "invoice_number" not in one and "due_date" not in one for one in notes)
+    assert not any(re.search(r"^(Invoice (no|num|#)|.*due\b)", one["_markdown"], re.MULTILINE) for one in notes)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_american_account_is_no_iban_and_a_page_has_one_first_title(kind):
+    made = pairs_of(kind)
+    american = [one for one in made if one["_language"] == "en-US"]
+    assert len(american) > 20
+    assert not any("IBAN" in one["_markdown"] or "iban" in one for one in american)
+    assert all(one["_markdown"].count("\n# ") + one["_markdown"].startswith("# ") <= 1 for one in made)
+    if kind == "table":
+        assert all(re.search("^# ", one["_markdown"], re.MULTILINE) for one in made)

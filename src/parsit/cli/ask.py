@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from parsit.cli.parse import add_page_options, check_page_options, load_reader, report
+from parsit.cli.parse import add_page_options, check_page_options, load_reader, print_result, report
 from parsit.cli.parser import Parser
 from parsit.types import UsageError
 
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     reader = load_reader(options.model, options.device)
     how = {"pages": selection, "max_new_tokens": options.max_new_tokens, "dpi": options.dpi}
     [answer] = reader.answers([Path(file) for file in files], [question], **how)
-    print(answer.text)
+    print_result(f"{answer.text}\n")
     if answer.flags:
         report(f"the answer may not be whole: {', '.join(answer.flags)}")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import warnings
@@ -20,15 +21,17 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # DeepSpeed calls functions of torch that newer versions rename; nobody here can do anything about that.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    # Where the home folder cannot be written it works all the same, from a temporary one, and says so in two lines.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     import torch
 
     if not torch.cuda.is_available():
         # Where DeepSpeed is installed libraries ask it what to run on, and it guesses aloud.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
 
 
 def say(line: str) -> None:

@@ -34,7 +34,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("source", metavar="RUN_OR_CHECKPOINT", help="a run's folder (its newest good checkpoint), "
                         "a checkpoint, or a model's folder")  # fmt: skip
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write; it must not be there yet")
-    parser.add_argument("--base", metavar="DIR", help="where the adapters' base is now, if it was moved")
+    parser.add_argument(
+        "--base", metavar="DIR", help="where the adapters' base is now, if it was moved: a model's folder, or a run's"
+    )
     options = parser.parse_args(argv)
     out = Path(options.out)
     require_free(out)
@@ -48,7 +50,7 @@ def main(argv: list[str]) -> int:
     print(f"checkpoint: {folder}")
     processor = hf.load_processor(folder)
     if is_adapter_folder(folder):
-        model = _merged(folder, Path(options.base) if options.base else None, processor)
+        model = _merged(folder, find_base(folder, Path(options.base)) if options.base else None, processor)
     elif options.base:
         raise UsageError(f"--base: {folder} holds no adapters, but a whole model")
     else:
@@ -92,6 +94,25 @@ def find_checkpoint(path: Path) -> Path:
         if name != newest.name:
             say(f"{newest.name} is the newest; {name} validated best: export {path / name} to have that one")
     return newest
+
+
+def find_base(adapters: Path, path: Path) -> Path:
+    """Where the adapters' base is in `path`: a model's folder is taken as it is, a run's searched for their base.
+
+    Raises:
+        InputError: no model in it is the base.
+    """
+    from parsit.model.adapter_files import BaseModel, base_of
+
+    if (path / "config.json").is_file():
+        return path
+    wanted = base_of(adapters).weights_sha256
+    models = sorted(config.parent for config in path.glob("*/config.json") if any(config.parent.glob("*.safetensors")))
+    for model in models:
+        if BaseModel.of(model).weights_sha256 == wanted:
+            return model
+    where = f"none of the {len(models)} models in it" if models else "no model in it"
+    raise InputError(f"--base {path}: {where} is the base of {adapters}")
 
 
 def _merged(folder: Path, base: Path | None, processor: ParsitProcessor) -> ParsitForConditionalGeneration:

@@ -7,6 +7,7 @@ written under another name beside its place and renamed, so a file that exists i
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,10 +43,14 @@ def parser() -> Parser:
     p.add_argument("--model", required=True, metavar="PATH", help="folder of a trained model")
     p.add_argument("--pages", metavar="1-3,7", help="pages to read, of every file (default: all)")
     p.add_argument("--format", choices=list(FORMATS), help="output format (default: by the suffix of --out, else md)")
-    p.add_argument("--out", metavar="PATH", help="file to write; with several files a folder (default: stdout)")
+    p.add_argument(
+        "--out",
+        metavar="PATH",
+        help="file to write, or a folder: one that is there, ends in /, or for several files (default: stdout)",
+    )
     p.add_argument("--prompt", help="what to say to the model after each image (default: the model's own prompt)")
     p.add_argument("--split", choices=["page", "lines"], help="what the model sees at a time (default: as trained)")
-    p.add_argument("--max_new_tokens", type=int, help="most tokens per image (default: 2048 a page, 96 a line)")
+    p.add_argument("--max_new_tokens", type=int, help="most tokens per image (default: 4400 a page, 96 a line)")
     add_page_options(p)
     return p
 
@@ -94,20 +99,27 @@ def check_page_options(options: Any) -> None:
 
 
 def check_target(out: str | None, file_count: int) -> None:
-    """Check that `--out` can be what it has to be: a file for one file, a folder for several.
+    """Check that `--out` can be what it has to be, a folder or a file; see `is_folder`.
 
     Raises:
-        UsageError: It is the other one, or the folder it would be written in is missing.
+        UsageError: It is a file and has to be a folder, or the folder it would be written in is missing.
     """
     if out is None:
         return
     target = Path(out)
-    if file_count > 1 and target.exists() and not target.is_dir():
-        raise UsageError(f"--out {out} is a file; with several files it must be a folder")
-    if file_count == 1 and target.is_dir():
-        raise UsageError(f"--out {out} is a folder; name the file to be written in it")
-    if file_count == 1 and not target.parent.is_dir():
+    if is_folder(out, file_count):
+        if target.exists() and not target.is_dir():
+            several = (
+                "with several files it must be a folder" if file_count > 1 else "a path that ends in / is a folder"
+            )
+            raise UsageError(f"--out {out} is a file; {several}")
+    elif not target.parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {target.parent}")
+
+
+def is_folder(out: str, file_count: int) -> bool:
+    """Whether `--out` names a folder for the results: for several files, if it is one, or if it ends like one."""
+    return file_count > 1 or Path(out).is_dir() or out.endswith(("/", os.sep))
 
 
 def output_format(named: str | None, out: str | None, file_count: int) -> str:
@@ -116,7 +128,7 @@ def output_format(named: str | None, out: str | None, file_count: int) -> str:
     Raises:
         UsageError: The suffix stands for no known format.
     """
-    if named or out is None or file_count > 1:
+    if named or out is None or is_folder(out, file_count):
         return named or "md"
     suffix = Path(out).suffix.removeprefix(".").lower()
     if suffix not in FORMATS:
@@ -133,7 +145,7 @@ def output_paths(files: list[Path], out: str | None, suffix: str) -> list[Path |
     if out is None:
         return [None] * len(files)
     target = Path(out)
-    outs = [target] if len(files) == 1 else [target / f"{file.stem}.{suffix}" for file in files]
+    outs = [target / f"{file.stem}.{suffix}" for file in files] if is_folder(out, len(files)) else [target]
     for position, path in enumerate(outs):
         if path in outs[:position]:
             twin = files[outs.index(path)]
@@ -211,8 +223,15 @@ def print_documents(documents: list[Document], suffix: str, file_count: int) -> 
         text = "\n".join(f"<!-- file {document.source} -->\n\n{document.to_markdown()}" for document in documents)
     else:
         text = "\f".join(FORMATS[suffix](document) for document in documents)
-    sys.stdout.buffer.write(text.encode())
+    print_result(text)
+
+
+def print_result(text: str) -> None:
+    """What was read, to stdout as UTF-8 whatever the locale says: a character that it lacks must not cost the text."""
     sys.stdout.flush()
+    # A lone surrogate is written as its escape, as in files.
+    sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
+    sys.stdout.buffer.flush()
 
 
 def report(problem: ParsitError | str) -> None:

@@ -59,9 +59,17 @@ class Parser(jsonargparse.ArgumentParser):
         near = nearest(flag, [option for option in self._option_string_actions if option.startswith("--")])
         return f"unknown option {flag}" + (f"; did you mean {near}?" if near else "")
 
+    def _as_typed(self, line: str) -> str:
+        """A message that lists missing arguments, with the names that are typed instead of those of the code."""
+        start, colon, names = line.partition("arguments are required: ")
+        if not colon:
+            return line
+        typed = {action.dest: (action.option_strings or [action.metavar])[-1] for action in self._actions}
+        return f"{start}{colon}{', '.join(str(typed.get(name, name)) for name in names.split(', '))}"
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one line on stderr and exit with 2, the code for wrong usage."""
-        line = " ".join(message.split())
+        line = self._as_typed(" ".join(message.split()))
         unknown = re.search(r"(--?[A-Za-z][\w.-]*)", line) if "nrecognized" in line else None
         wrong = re.search(r'Parser key "(\w+)": .*?(Literal\[[^]]*\]|float|int|bool).* value: (.*)', line)
         if unknown:

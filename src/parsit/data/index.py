@@ -30,11 +30,11 @@ from parsit.data.look import id_hash
 from parsit.data.parallel import in_order
 from parsit.processing.chat import count_chats
 from parsit.processing.processor import ParsitProcessor
-from parsit.types import ImageRef, Sample
+from parsit.types import ImageRef, ParsitError, Sample
 from parsit.types.sample import FileSlice
 
-# Raised whenever the columns change their meaning.
-VERSION = 1
+# Raised whenever the columns change their meaning, or an encoding its length.
+VERSION = 2
 COLUMNS = {
     "number": np.uint64,
     "offset": np.uint64,
@@ -118,9 +118,18 @@ class FileIndex:
 
 
 def cache_folder() -> Path:
-    """Where indexes lie: `$PARSIT_CACHE`, else the user's cache folder."""
+    """Where indexes lie: `$PARSIT_CACHE`, else the user's cache folder.
+
+    Raises:
+        ParsitError: neither is set, and the user has no home.
+    """
     own = os.environ.get("PARSIT_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "parsit"
+    if own:
+        return Path(own)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "parsit"
+    except RuntimeError as error:
+        raise ParsitError("this user has no home folder; name a folder for indexes in PARSIT_CACHE") from error
 
 
 def open_index(
@@ -139,10 +148,17 @@ def open_index(
 
     Raises:
         DataFault: the file as a whole cannot be read.
+        ParsitError: the index cannot be written.
     """
     folder = cache_folder() / "index" / _key(reading, processor)
-    if not (folder / "meta.json").is_file():
-        _build(folder, reading, processor, workers or os.cpu_count() or 1, on_progress or _silent)
+    try:
+        if not (folder / "meta.json").is_file():
+            _build(folder, reading, processor, workers or os.cpu_count() or 1, on_progress or _silent)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ParsitError(
+            f"{cache_folder()}: indexes cannot be kept there: {reason}; name another folder in PARSIT_CACHE"
+        ) from error
     return FileIndex(folder, reading)
 
 
@@ -173,6 +189,8 @@ def _state_of(file: Path) -> str:
             ends = hashlib.sha256(stream.read(_ENDS_BYTES))
             stream.seek(max(0, status.st_size - _ENDS_BYTES))
             ends.update(stream.read(_ENDS_BYTES))
+    except FileNotFoundError as error:
+        raise DataFault("file-missing", "the data file does not exist", str(file)) from error
     except OSError as error:
         raise DataFault("file-unreadable", f"cannot be opened: {error.strerror}", str(file)) from error
     return f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}\0{ends.hexdigest()}"

@@ -13,7 +13,7 @@ from parsit.model import ParsitForConditionalGeneration
 from parsit.parse.locate import find_model
 from parsit.processing.collate import collate
 from parsit.processing.processor import ParsitProcessor
-from parsit.types import Generation, Sample, Turn, UsageError
+from parsit.types import Generation, InputError, Sample, Turn, UsageError
 
 # A text loops when its last tokens are one period, at most this long, this many times over.
 MAX_PERIOD = 64
@@ -53,10 +53,10 @@ class ModelEngine:
 
         Args:
             conversations: each ends with the user's turn.
-            max_new_tokens: the longest answer, in tokens.
+            max_new_tokens: the longest answer, in tokens; where the model's context ends it is `truncated` earlier.
 
         Raises:
-            InputError: an image that cannot be read.
+            InputError: an image that cannot be read, or a prompt that fills the model's context.
         """
         generations: list[Generation] = []
         for start in range(0, len(conversations), self.batch_size):
@@ -83,15 +83,25 @@ class ModelEngine:
     def _generate_batch(self, conversations: Sequence[tuple[Turn, ...]], max_new_tokens: int) -> list[Generation]:
         features = [self.processor.encode(turns, add_generation_prompt=True) for turns in conversations]
         batch = collate(features, self.processor.chat_tokens.pad, padding_side="left").to(self.model.device)
+        room = self._room(batch.input_ids.shape[1])
         loops = LoopCriteria(batch.input_ids.shape[1], len(features))
         ids = self.model.generate(
             **batch.model_inputs(with_labels=False),  # type: ignore[arg-type]
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=min(max_new_tokens, room),
             do_sample=False,
             stopping_criteria=StoppingCriteriaList([loops]),
         )
         answers = ids[:, batch.input_ids.shape[1] :].tolist()
         return [self._finish(answer, looping) for answer, looping in zip(answers, loops.looping, strict=True)]
+
+    def _room(self, prompt_length: int) -> int:
+        """How many tokens the model's context leaves behind a prompt. Raises `InputError` if that is none."""
+        context = self.model.config.text_config.max_position_embeddings
+        if prompt_length >= context:
+            raise InputError(
+                f"images and prompt are {prompt_length:,} tokens, the model's context has {context:,}: show fewer pages"
+            )
+        return context - prompt_length
 
     def _finish(self, answer: list[int], looping: bool) -> Generation:
         """Text and flags of one row of ids, which ends with the end of the turn or with padding, or runs on."""

@@ -64,7 +64,12 @@ def without_rules(ink: Mask) -> Mask:
     Upright runs must be twice as long: the l of a title is long, too.
     """
     length = max(40, round(RULE_SHARE * ink.shape[1]))
-    return ink & ~_on_long_runs(ink, length) & ~_on_long_runs(ink.T, 2 * length).T
+    return ink & ~on_rules(ink, length, 2 * length)
+
+
+def on_rules(ink: Mask, across: int, upright: int) -> Mask:
+    """Where ink is on or beside a straight run of at least so many pixels, across or upright."""
+    return _on_long_runs(ink, across) | _on_long_runs(ink.T, upright).T
 
 
 def _noise(contrast: NDArray[np.int16]) -> float:

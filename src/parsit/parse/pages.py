@@ -9,6 +9,7 @@ next one. Limits are named in one place, `Limits`. PDFs are drawn in a process o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -26,12 +27,16 @@ from parsit.processing.images import (
     MAX_PIXELS,
     check_file,
     decode_image,
-    frame_count,
     open_image,
+    page_frames,
 )
 from parsit.types import InputError
 
 DEFAULT_DPI = 150.0
+# The first bytes of the image formats that are read: a comment in one may mention a PDF.
+IMAGE_START = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n|II[*+]\0|MM\0[*+]|GIF8[79]a|RIFF....WEBP|BM....\0\0\0\0|P[1-7fF]\s", re.DOTALL
+)
 PDF_HEADER_WITHIN_BYTES = 1024  # PDF Reference 1.7, Appendix H, note 13: where readers look for %PDF-
 
 
@@ -64,8 +69,9 @@ class PageError(InputError):
 class PageImage:
     """A page as an upright RGB image.
 
-    `flags` may hold `blank` (nothing on it to read) and `reduced` (drawn with fewer pixels than
-    asked for, to stay within `Limits.max_page_pixels`).
+    `flags` may hold `blank` (nothing on it to read), `reduced` (drawn with fewer pixels than
+    asked for, to stay within `Limits.max_page_pixels`) and `text_not_drawn` (letters are missing in the picture,
+    because their font is neither in the PDF nor on this machine).
     """
 
     number: int
@@ -96,13 +102,15 @@ class PageFile:
         self._open_parts = ExitStack()
         self._pdf: PdfFile | None = None
         self._image: Image.Image | None = None
+        self._frames: list[int] = []
         if _is_pdf(path):
             pdf = PdfFile(path, timeout_s=self.limits.timeout_s, max_memory_bytes=self.limits.max_memory_bytes)
             self._pdf = self._open_parts.enter_context(pdf)
             self.page_count = pdf.page_count
         else:
             self._image = self._open_parts.enter_context(_opened_image(path))
-            self.page_count = frame_count(self._image, str(path))
+            self._frames = page_frames(self._image, str(path))
+            self.page_count = len(self._frames)
 
     def __enter__(self) -> Self:
         return self
@@ -136,8 +144,8 @@ class PageFile:
         Raises:
             PageError: The page is damaged, takes too long or too much memory.
         """
-        image, reduced = self._pdf_page(number) if self._pdf else self._image_page(number)
-        found = {"blank": is_blank(image), "reduced": reduced}
+        image, reduced, undrawn = self._pdf_page(number) if self._pdf else (*self._image_page(number), False)
+        found = {"blank": is_blank(image), "reduced": reduced, "text_not_drawn": undrawn}
         return PageImage(number, image, tuple(flag for flag, is_set in found.items() if is_set))
 
     def text_layer(self, number: int) -> str:
@@ -153,18 +161,19 @@ class PageFile:
         except WorkerError as error:
             raise PageError(self.path, number, str(error)) from error
 
-    def _pdf_page(self, number: int) -> tuple[Image.Image, bool]:
+    def _pdf_page(self, number: int) -> tuple[Image.Image, bool, bool]:
         assert self._pdf is not None
         try:
             image, dpi = self._pdf.render(number, dpi=self.dpi, max_pixels=self.limits.max_page_pixels)
+            undrawn = self._pdf.undrawn(number)
         except WorkerError as error:
             raise PageError(self.path, number, str(error)) from error
-        return image, dpi < self.dpi * 0.999
+        return image, dpi < self.dpi * 0.999, undrawn > 0
 
     def _image_page(self, number: int) -> tuple[Image.Image, bool]:
         assert self._image is not None
         try:
-            image = decode_image(self._image, "the image", frame=number - 1)
+            image = decode_image(self._image, "the image", frame=self._frames[number - 1])
         except InputError as error:
             raise PageError(self.path, number, str(error)) from error
         share = (self.limits.max_page_pixels / (image.width * image.height)) ** 0.5
@@ -202,4 +211,5 @@ def _opened_image(path: Path) -> Iterator[Image.Image]:
 
 def _is_pdf(path: Path) -> bool:
     with path.open("rb") as stream:
-        return b"%PDF-" in stream.read(PDF_HEADER_WITHIN_BYTES)
+        start = stream.read(PDF_HEADER_WITHIN_BYTES)
+    return b"%PDF-" in start and not IMAGE_START.match(start)

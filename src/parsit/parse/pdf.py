@@ -84,12 +84,25 @@ class PdfFile:
         Raises:
             WorkerError: The page cannot be drawn, took too long, or ended the worker.
         """
-        header, pixels = self._ask(do="render", page=number - 1, dpi=dpi, max_pixels=max_pixels)
+        return self._drawn("render", number, dpi, max_pixels)
+
+    def _drawn(self, request: str, number: int, dpi: float, max_pixels: int) -> tuple[Image.Image, float]:
+        """The picture and the dpi that the worker answers to a request for one."""
+        header, pixels = self._ask(do=request, page=number - 1, dpi=dpi, max_pixels=max_pixels)
         width, height = int(header["width"]), int(header["height"])
         if len(pixels) != width * height * 3 or width * height > max_pixels:
             self.close()
             raise WorkerError("the PDF renderer gave a broken answer")
         return Image.frombytes("RGB", (width, height), pixels), float(header["dpi"])
+
+    def undrawn(self, number: int) -> int:
+        """How many letters of page `number` were not drawn because their font is neither in the file nor here.
+
+        Raises:
+            WorkerError: As `render`.
+        """
+        header, _ = self._ask(do="undrawn", page=number - 1)
+        return int(header["count"])
 
     def text(self, number: int) -> str:
         """The text layer of page `number` in PDFium's reading order; empty where there is none.

@@ -28,7 +28,8 @@ OnError = Literal["raise", "keep"]
 
 # Some 24 characters: with its padding a line is about 1.3 em high, and a character 0.45 em wide.
 MAX_LINE_ASPECT = 9.0
-MAX_NEW_TOKENS = {"page": 2048, "lines": 96}
+# A page: what the presets' 8,192 tokens leave for the text of one that was drawn at 150 dpi.
+MAX_NEW_TOKENS = {"page": 4400, "lines": 96}
 MAX_ANSWER_TOKENS = 256
 
 
@@ -128,7 +129,7 @@ class Reader:
             split: Whether the model sees a whole page, or one line after the other (a long line in
                 pieces, whose texts are joined by spaces; lines are joined by newlines). By default
                 what it was trained on.
-            max_new_tokens: The most tokens that are generated for one image; by default 2048 for a
+            max_new_tokens: The most tokens that are generated for one image; by default 4400 for a
                 page and 96 for a line.
             dpi: Dots per inch at which PDF pages are drawn.
             on_page: Called with every page, in order, as soon as it is done.
@@ -196,7 +197,7 @@ class Reader:
         selection = parse_selection(pages) if isinstance(pages, str) else pages
         sources = [source] if isinstance(source, str | Path | FileSlice | bytes | Image.Image) else source
         shown = tuple(ImageRef(image) for one in sources for image in self._images(one, selection, dpi))
-        conversations = [(Turn("user", (*shown, f"\n{question}")),) for question in questions]
+        conversations = [(Turn("user", (*shown, question)),) for question in questions]
         answers: list[Generation] = []
         for start in range(0, len(conversations), self.engine.batch_size):
             batch = conversations[start : start + self.engine.batch_size]
@@ -270,7 +271,7 @@ class _Job:
     def _generate(self, units: list[_Unit]) -> None:
         """Read a batch; if it fails, one by one, to find the page that is to blame."""
         started = perf_counter()
-        conversations = [(Turn("user", (ImageRef(unit.image), f"\n{self.prompt}")),) for unit in units]
+        conversations = [(Turn("user", (ImageRef(unit.image), self.prompt)),) for unit in units]
         try:
             readings = self.engine.generate(conversations, max_new_tokens=self.max_new_tokens)
         except ParsitError as error:

@@ -10,30 +10,38 @@ Pillow are imported, so a restart takes about a tenth of a second.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import math
 import os
+import re
 import signal
 import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pypdfium2 as pdfium
+import pypdfium2.raw as pdfium_c
 
 POINTS_PER_INCH = 72
+MAX_LETTERS = 100_000  # of a page are looked at for letters that cannot be drawn
+NO_SHAPE = 0.05  # points: PDFium's box around nothing is 0.014 high, the thinnest stroke of small print 0.2
+MAX_MENDED_BYTES = 256 << 20  # larger files are not looked through for pages
+PAGE_OBJECT = re.compile(rb"/Type\s*/Page(?![A-Za-z])")
+PAGE_COUNT = re.compile(rb"(/Count\s+)(\d+)")
 
 
 class Worker:
     """One open PDF and the answers to requests about it: the methods that `REQUESTS` names."""
 
-    REQUESTS: tuple[str, ...] = ("open", "render", "text")
+    REQUESTS: tuple[str, ...] = ("open", "render", "text", "undrawn")
 
     def __init__(self) -> None:
         self.pdf: pdfium.PdfDocument | None = None
 
     def open(self, path: str) -> tuple[dict[str, Any], bytes]:
         """Open a file; answers its number of pages."""
-        self.pdf = pdfium.PdfDocument(path)
+        self.pdf = open_pdf(path)
         self.pdf.init_forms()  # so that what was typed into form fields is drawn
         return {"pages": len(self.pdf)}, b""
 
@@ -46,16 +54,72 @@ class Worker:
             scale *= 1 - 1e-9  # sizes are rounded up, and 11 inches at 150 dpi are not 1651 pixels
             while math.ceil(width * scale) * math.ceil(height * scale) > max_pixels:
                 scale *= 0.99
-            bitmap = opened.render(scale=scale, rev_byteorder=True)  # type: ignore[arg-type]  (any number will do)
-            with contextlib.closing(bitmap):
+            with contextlib.closing(self.bitmap(opened, scale)) as bitmap:
                 image = bitmap.to_pil().convert("RGB")
         return {"width": image.width, "height": image.height, "dpi": scale * POINTS_PER_INCH}, image.tobytes()
+
+    def bitmap(self, page: pdfium.PdfPage, scale: float) -> pdfium.PdfBitmap:
+        """A page as it is seen on a screen, filled in and annotated."""
+        return page.render(scale=scale, rev_byteorder=True)  # type: ignore[arg-type]  (any number will do)
 
     def text(self, page: int) -> tuple[dict[str, Any], bytes]:
         """The text layer of a page (from 0), as UTF-8."""
         assert self.pdf is not None
         with contextlib.closing(self.pdf[page]) as opened, contextlib.closing(opened.get_textpage()) as layer:
             return {}, layer.get_text_range().encode("utf-8", errors="replace")
+
+    def undrawn(self, page: int) -> tuple[dict[str, Any], bytes]:
+        """How many letters and digits of a page (from 0) have no shape, because a font is missing here and in the file.
+
+        PDFium draws nothing for them; their boxes have no height.
+        """
+        assert self.pdf is not None
+        with contextlib.closing(self.pdf[page]) as opened, contextlib.closing(opened.get_textpage()) as layer:
+            is_foreign: dict[int, bool] = {}
+            count = 0
+            for index in range(min(layer.count_chars(), MAX_LETTERS)):
+                drawn = pdfium_c.FPDFText_GetTextObject(layer.raw, index)
+                key = ctypes.addressof(drawn.contents) if drawn else 0
+                if key not in is_foreign:
+                    is_foreign[key] = bool(drawn) and has_foreign_font(drawn)
+                count += is_foreign[key] and has_no_shape(layer.raw, index)
+            return {"count": count}, b""
+
+
+def has_foreign_font(text: Any) -> bool:
+    """Whether a piece of text that is to be drawn has a font that is not in the file."""
+    if pdfium_c.FPDFTextObj_GetTextRenderMode(text) == pdfium_c.FPDF_TEXTRENDERMODE_INVISIBLE:
+        return False
+    return pdfium_c.FPDFFont_GetIsEmbedded(pdfium_c.FPDFTextObj_GetFont(text)) == 0
+
+
+def has_no_shape(layer: Any, index: int) -> bool:
+    """Whether a character of a text layer is a letter or a digit without a shape."""
+    code = pdfium_c.FPDFText_GetUnicode(layer, index)
+    if not chr(code if code < 0x110000 else 0).isalnum():
+        return False
+    left, right, bottom, top = (ctypes.c_double() for _ in range(4))
+    pdfium_c.FPDFText_GetCharBox(layer, index, *map(ctypes.byref, (left, right, bottom, top)))
+    return min(right.value - left.value, top.value - bottom.value) < NO_SHAPE
+
+
+def open_pdf(path: str) -> pdfium.PdfDocument:
+    """A PDF with all its pages.
+
+    PDFium believes the number of pages that the root of the page tree gives (`Count`) and loses those beyond. Where
+    the file holds more page objects, the numbers are made 0, upon which PDFium counts for itself.
+    """
+    pdf = pdfium.PdfDocument(path)
+    file = Path(path)
+    if file.stat().st_size > MAX_MENDED_BYTES:
+        return pdf
+    data = file.read_bytes()
+    if len(PAGE_OBJECT.findall(data)) <= len(pdf):
+        return pdf
+    mended = pdfium.PdfDocument(PAGE_COUNT.sub(lambda match: match[1] + b"0" * len(match[2]), data))
+    chosen, other = (mended, pdf) if len(mended) > len(pdf) else (pdf, mended)
+    other.close()
+    return chosen
 
 
 def answer(worker: Worker, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:

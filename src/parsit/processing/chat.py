@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from parsit.types import Turn
+from parsit.types import ImageRef, Turn
 
 IM_START = "<|im_start|>"
 IM_END = "<|im_end|>"
@@ -90,16 +90,19 @@ def chat_template(mm_use_im_start_end: bool) -> str:
 
     Unlike Qwen3's own template it adds no empty `<think>` block and no default system prompt.
     Rendered text cannot tell structure from content: use `ParsitProcessor.apply_chat_template`
-    with `tokenize=True`, which goes through `encode_chat`, wherever the content is not trusted.
+    with `tokenize=True`, which goes through `encode_chat`, wherever the content is not trusted. The
+    newline behind leading images is `_set_apart`'s.
     """
     image = VISION_START + IMAGE_TOKEN + VISION_END if mm_use_im_start_end else IMAGE_TOKEN
     return (
         "{%- for message in messages -%}"
         "{{ '" + IM_START + "' + message['role'] + '\\n' }}"
         "{%- if message['content'] is string -%}{{ message['content'] }}"
-        "{%- else -%}{%- for part in message['content'] -%}"
-        "{%- if part['type'] == 'text' -%}{{ part['text'] }}"
-        "{%- elif part['type'] in ('image', 'image_url') -%}{{ '" + image + "' }}"
+        "{%- else -%}{%- set so_far = namespace(images=false, text=false) -%}{%- for part in message['content'] -%}"
+        "{%- if part['type'] == 'text' -%}"
+        "{%- if so_far.images and not so_far.text and part['text'] and part['text'][0] != '\\n' -%}{{ '\\n' }}"
+        "{%- endif -%}{{ part['text'] }}{%- if part['text'] -%}{%- set so_far.text = true -%}{%- endif -%}"
+        "{%- elif part['type'] in ('image', 'image_url') -%}{{ '" + image + "' }}{%- set so_far.images = true -%}"
         "{%- else -%}{{ raise_exception('content part of unknown type ' + part['type']) }}{%- endif -%}"
         "{%- endfor -%}{%- endif -%}"
         "{{ '" + IM_END + "\\n' }}"
@@ -213,7 +216,7 @@ def _turn_pieces(turn: Turn, tokens: ChatTokens) -> Iterator[_Piece]:
     if supervised:
         yield "text", text, False
         text = ""
-    for part in turn.parts:
+    for part in _set_apart(turn.parts):
         if isinstance(part, str):
             text += part
             continue
@@ -229,6 +232,23 @@ def _turn_pieces(turn: Turn, tokens: ChatTokens) -> Iterator[_Piece]:
         yield "text", text, supervised
     yield "token", tokens.im_end, supervised
     yield "text", "\n", False
+
+
+def _set_apart(parts: Sequence[str | ImageRef]) -> Iterator[str | ImageRef]:
+    r"""A turn's parts with a newline between the images that it begins with and its text, unless there is one.
+
+    LLaVA writes `<image>\nRead.`; whatever way a turn was put together, its tokens are then the same.
+    """
+    rest, follows_images = iter(parts), False
+    for part in rest:
+        if isinstance(part, str):
+            yield f"\n{part}" if follows_images and part and not part.startswith("\n") else part
+            if part:
+                break
+        else:
+            follows_images = True
+            yield part
+    yield from rest
 
 
 def _text_lengths(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:

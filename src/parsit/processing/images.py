@@ -12,6 +12,9 @@ How each Pillow mode becomes RGB (`to_rgb` is the only place that does it):
 | RGB                         | as it is; 16 bits a channel: the high byte (Pillow's decoder)        |
 | L, 1                        | the grey value in all three channels; 1-bit: 0 or 255                |
 | I;16, I;16B, I;16L, I;16N   | 16-bit grey, v / 257 rounded: 0 is black, 65535 white; never clipped |
+| the same, of a 12-bit TIFF  | v × 255 / 4095, rounded                                              |
+| I;16 …, I, F of a TIFF that | the same, and then 255 less it                                       |
+| says that 0 is white        |                                                                      |
 | I                           | 32-bit integers, read as 16-bit grey; a value outside is an error    |
 | F                           | floats, 0.0 is black, 1.0 white; a value outside, or NaN, an error   |
 | P                           | through its palette                                                  |
@@ -22,12 +25,16 @@ How each Pillow mode becomes RGB (`to_rgb` is the only place that does it):
 |                             | JPEG holds inverted values, as Adobe writes them (Pillow undoes it)  |
 | YCbCr, LAB, HSV, RGBX       | Pillow's `convert("RGB")`                                            |
 
+Pixels that are not square, by the file's resolution (a fax of 204 × 98 dpi), are made so: the shorter side grows. A
+TIFF's thumbnails and masks are no pages; where one comes first, the first page is the image.
+
 Given up: ICC colour profiles are ignored, and of an animated image only one frame is read.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import re
 import struct
 import warnings
@@ -74,18 +81,26 @@ _UPRIGHT = {
 }
 _ORIENTATION_TAG = 274
 
+# TIFF 6.0: BitsPerSample, PhotometricInterpretation and its WhiteIsZero, NewSubfileType and its bits for a picture of
+# fewer pixels and for a mask, and the older SubfileType with its value for fewer pixels.
+_BITS_TAG, _PHOTOMETRIC_TAG, _WHITE_IS_ZERO = 258, 262, 0
+_NEW_SUBFILE_TAG, _REDUCED_OR_MASK, _SUBFILE_TAG, _REDUCED = 254, 0b101, 255, 2
+
+# How many times as long as wide a pixel is: below it hardly shows (a fine fax has 1.04), above the file is wrong.
+MIN_PIXEL_ASPECT, MAX_PIXEL_ASPECT = 1.05, 4.0
+
 _ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 
 
-def load_image(source: Source, *, max_pixels: int = MAX_PIXELS, frame: int = 0) -> Image.Image:
+def load_image(source: Source, *, max_pixels: int = MAX_PIXELS, frame: int | None = None) -> Image.Image:
     """Decode an image to RGB, upright.
 
     Args:
         source: A file, a part of a file, the encoded bytes, or an image that Pillow has opened.
         max_pixels: The most pixels (width × height) that may be decoded. Pillow's own limit of
             178,956,970 holds above it.
-        frame: Which picture of a TIFF or an animated file, from 0. Of an opened image the picture
-            it stands at is read when this is 0.
+        frame: Which picture of a TIFF or an animated file, from 0; None: the first page of a file, and of an opened
+            image the picture it stands at.
 
     Returns:
         A new image of mode RGB.
@@ -106,7 +121,7 @@ def image_size(source: Source) -> tuple[int, int]:
             limit is no error here, as far as Pillow's own limit (178,956,970 pixels).
     """
     with open_image(source, max_pixels=None) as image:
-        width, height = image.size
+        width, height = _square_size(image)
         return (height, width) if _orientation(image) >= 5 else (width, height)
 
 
@@ -131,17 +146,22 @@ def open_image(source: Source, *, max_pixels: int | None) -> Iterator[Image.Imag
         check_file(Path(source))
         image = _open_stream(Path(source), name, max_pixels)
     with image:
+        if image.format == "TIFF" and not _is_page(image):
+            image.seek(page_frames(image, name)[0])
         _check_size(image.size, name, max_pixels)
         yield image
 
 
-def decode_image(image: Image.Image, name: str, *, max_pixels: int = MAX_PIXELS, frame: int = 0) -> Image.Image:
+def decode_image(
+    image: Image.Image, name: str, *, max_pixels: int = MAX_PIXELS, frame: int | None = None
+) -> Image.Image:
     """Decode one frame of an opened image to RGB, upright; `name` is what error messages call it.
 
     For files with many pages: opened once, their directory is walked once. Raises as `load_image`.
     """
     _seek(image, name, frame, max_pixels)
-    orientation = _orientation(image)
+    orientation, size = _orientation(image), _square_size(image)
+    _check_size(size, name, max_pixels)
     try:
         with quiet():
             image.load()
@@ -150,22 +170,35 @@ def decode_image(image: Image.Image, name: str, *, max_pixels: int = MAX_PIXELS,
     except DECODE_ERRORS as error:
         raise InputError(f"{name} is damaged or cut off and cannot be decoded: {_one_line(error)}") from error
     rgb = to_rgb(image, name)
+    rgb = rgb if rgb.size == size else rgb.resize(size, Image.Resampling.BICUBIC)
+    rgb.info.clear()  # or whoever opens this image again would make its pixels square again
     return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
 
 
-def frame_count(image: Image.Image, name: str) -> int:
-    """How many pages an opened image holds: the pictures of a TIFF, 1 for every other format.
+def page_frames(image: Image.Image, name: str) -> list[int]:
+    """The frames of an opened image that are pages: a TIFF's pictures, the first one alone of every other format.
+
+    Thumbnails and masks are no pages, unless there is nothing else.
 
     Raises:
         InputError: The directory of the TIFF is damaged.
     """
     if image.format != "TIFF":
-        return 1
+        return [0]
     try:
         with quiet():
-            return getattr(image, "n_frames", 1)
+            frames = range(getattr(image, "n_frames", 1))
+            pages = [frame for frame in frames if not image.seek(frame) and _is_page(image)]
+    except Image.DecompressionBombError as error:
+        raise _too_large(name, _pixels_in(error), None) from error
     except DECODE_ERRORS as error:
         raise InputError(f"{name} is damaged: {_one_line(error)}") from error
+    return pages or list(frames)
+
+
+def _is_page(image: Image.Image) -> bool:
+    tags = getattr(image, "tag_v2", {})
+    return not tags.get(_NEW_SUBFILE_TAG, 0) & _REDUCED_OR_MASK and tags.get(_SUBFILE_TAG) != _REDUCED
 
 
 def check_file(path: Path) -> int:
@@ -237,13 +270,14 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
 def _grey_from_numbers(image: Image.Image, name: str) -> Image.Image:
     """8-bit grey from 16-bit, integer or float pixels."""
     values = np.asarray(image)
-    top = 1.0 if image.mode == "F" else 65535
+    tags = getattr(image, "tag_v2", {})
+    bits = 12 if tags.get(_BITS_TAG, (16,))[0] == 12 else 16
+    top = 1.0 if image.mode == "F" else 2**bits - 1
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= top):  # also true of NaN
         raise InputError(f"{name} has grey values from {low} to {high}, outside 0 to {top}; save it with 8 or 16 bits")
-    if image.mode == "F":
-        return Image.fromarray(np.rint(values * 255).astype(np.uint8))
-    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    grey = np.rint(values.astype(np.float64) * (255 / top)).astype(np.uint8)
+    return Image.fromarray(255 - grey if tags.get(_PHOTOMETRIC_TAG) == _WHITE_IS_ZERO else grey)
 
 
 @contextmanager
@@ -270,9 +304,9 @@ def _open_stream(file: Path | io.BytesIO, name: str, max_pixels: int | None) -> 
         raise InputError(f"{name} cannot be opened as an image: {_one_line(error)}") from error
 
 
-def _seek(image: Image.Image, name: str, frame: int, max_pixels: int) -> None:
+def _seek(image: Image.Image, name: str, frame: int | None, max_pixels: int) -> None:
     """Go to a frame and check its size, which in a TIFF is its own."""
-    if frame:
+    if frame is not None and frame != image.tell():
         try:
             with quiet():
                 image.seek(frame)
@@ -299,6 +333,29 @@ def _orientation(image: Image.Image) -> int:
     except DECODE_ERRORS:
         return 1  # a damaged EXIF block says nothing about the picture
     return orientation if orientation in _UPRIGHT else 1
+
+
+def _square_size(image: Image.Image) -> tuple[int, int]:
+    """The size with square pixels, as the file's resolution says, before any turning by EXIF."""
+    width, height = image.size
+    across, down = _resolution(image)
+    if not MIN_PIXEL_ASPECT <= max(across, down) / min(across, down) <= MAX_PIXEL_ASPECT:
+        return width, height
+    return (width, round(height * across / down)) if across > down else (round(width * down / across), height)
+
+
+def _resolution(image: Image.Image) -> tuple[float, float]:
+    """Pixels per unit across and down, from the header; (1, 1) where it does not say."""
+    found = image.info.get("dpi") or image.info.get("aspect") or image.info.get("jfif_density")
+    try:
+        across, down = (float(value) for value in found or (1, 1))
+    except (TypeError, ValueError, ZeroDivisionError):
+        return 1.0, 1.0
+    if not (0 < across < math.inf and 0 < down < math.inf):
+        return 1.0, 1.0
+    # Pillow turns TIFFs upright, but not their resolution.
+    turned = image.format == "TIFF" and getattr(image, "tag_v2", {}).get(_ORIENTATION_TAG, 1) >= 5
+    return (down, across) if turned else (across, down)
 
 
 def _check_size(size: tuple[int, int], name: str, max_pixels: int | None) -> None:

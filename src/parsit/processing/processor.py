@@ -26,6 +26,19 @@ from parsit.processing.images import image_size, load_image
 from parsit.tiling import ImageLayout
 from parsit.types import ImageRef, Turn
 
+# Messages as Hugging Face and OpenAI write them.
+Conversation = Sequence[Mapping[str, Any]]
+
+
+# Without `auto_map`, AutoProcessor answers a Parsit folder with a bare tokenizer where `parsit.hf` was not imported,
+# and that tokenizer knows no images. With it, it stops and names `trust_remote_code`, which then runs this.
+LOADER_FILE = "processing_parsit.py"
+LOADER = """# Lets AutoProcessor find the processor where trust_remote_code is given; `import parsit.hf` needs no trust.
+from parsit.processing.processor import ParsitProcessor
+
+__all__ = ["ParsitProcessor"]
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Features:
@@ -107,7 +120,7 @@ class ParsitProcessor(ProcessorMixin):
         )
 
     def save_pretrained(self, save_directory: Any, **_: Any) -> list[str]:  # type: ignore[override]
-        """Write tokenizer, `preprocessor_config.json`, `processor_config.json` and `chat_template.jinja`.
+        """Write the tokenizer, `preprocessor_config.json`, `processor_config.json`, `chat_template.jinja` and a loader.
 
         Not `ProcessorMixin`'s own: transformers 5.x folds the image processor into
         `processor_config.json` and names a tokenizer class, both of which 4.x cannot read.
@@ -119,11 +132,13 @@ class ParsitProcessor(ProcessorMixin):
         _rewrite_json(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
         settings = {
             "processor_class": type(self).__name__,
+            "auto_map": {"AutoProcessor": f"{Path(LOADER_FILE).stem}.{type(self).__name__}"},
             "mm_use_im_start_end": self.mm_use_im_start_end,
             "reading_unit": self.reading_unit,
             "read_prompt": self.read_prompt,
         }
         (folder / "processor_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        (folder / LOADER_FILE).write_text(LOADER, encoding="utf-8")
         (folder / "chat_template.jinja").write_text(str(self.chat_template), encoding="utf-8")
         return sorted(str(path) for path in folder.iterdir())
 
@@ -205,7 +220,7 @@ class ParsitProcessor(ProcessorMixin):
 
     def apply_chat_template(  # type: ignore[override]
         self,
-        conversation: Sequence[Mapping[str, Any]],
+        conversation: Conversation | Sequence[Conversation],
         chat_template: str | None = None,
         add_generation_prompt: bool = False,
         tokenize: bool = False,
@@ -216,13 +231,19 @@ class ParsitProcessor(ProcessorMixin):
 
         Args:
             conversation: messages `{"role", "content"}`; content is text or a list of parts
-                `{"type": "text", "text"}` / `{"type": "image", "image" | "path" | "url"}`.
+                `{"type": "text", "text"}` / `{"type": "image", "image" | "path" | "url"}`. A list of such
+                conversations gives a list of texts, or a batch, padded on the left unless `padding_side` is "right".
             chat_template: another template, for rendering only.
             add_generation_prompt: end with the start of an assistant's turn.
             tokenize: return ids and pixels instead of text.
             return_dict: with `tokenize`, return everything; False: `input_ids` alone.
             kwargs: for rendering, the template's variables.
+
+        Raises:
+            ValueError: no message at all, an unknown role or content part, or with `tokenize` what would have to be
+                cut to a length or returned as something else than tensors.
         """
+        conversations = _conversations(conversation)
         if not tokenize:
             return self.tokenizer.apply_chat_template(
                 list(conversation),
@@ -231,13 +252,27 @@ class ParsitProcessor(ProcessorMixin):
                 tokenize=False,
                 **{key: value for key, value in kwargs.items() if key != "return_tensors"},
             )
-        features = self.encode(turns_of_messages(conversation), add_generation_prompt)
-        if not return_dict:
-            return features.input_ids[None]
-        data = {"input_ids": features.input_ids[None], "attention_mask": torch.ones_like(features.input_ids)[None]}
-        if features.pixel_values is not None:
-            data |= {"pixel_values": features.pixel_values, "image_sizes": features.image_sizes}
-        return BatchFeature(data)
+        _check_batch_options(kwargs)
+        from parsit.processing.collate import collate  # which needs `Features`
+
+        features = [self.encode(turns_of_messages(messages), add_generation_prompt) for messages in conversations]
+        batch = collate(features, self.chat_tokens.pad, kwargs.get("padding_side") or "left")
+        return BatchFeature(batch.model_inputs(with_labels=False)) if return_dict else batch.input_ids
+
+
+def _conversations(given: Conversation | Sequence[Conversation]) -> Sequence[Conversation]:
+    """One conversation as a list of one, several as they are. Raises `ValueError` where there is none."""
+    if not given or not all(given):
+        raise ValueError("a conversation without messages: nothing can be said to the model")
+    return [given] if isinstance(given[0], Mapping) else given  # type: ignore[list-item,return-value]
+
+
+def _check_batch_options(options: Mapping[str, Any]) -> None:
+    """Refuse what transformers' processors could do and this one cannot, instead of doing something else."""
+    if options.get("truncation"):
+        raise ValueError("truncation: a conversation is not cut, since that would cut through its images' tokens")
+    if options.get("return_tensors") not in (None, "pt"):
+        raise ValueError(f"return_tensors={options['return_tensors']!r}: only 'pt' is made")
 
 
 def _glyph_targets(references: Sequence[ImageRef], images: Sequence[Image.Image], layout: ImageLayout) -> torch.Tensor:

@@ -203,7 +203,7 @@ SLOTS: dict[str, Callable[[Random, Values], str]] = {
     "digits": lambda rng, _: str(rng.randint(2, 250)),
     "email": lambda _, values: values.email(values.person()),
     "future": future_time,
-    "iban": lambda _, values: values.iban(),
+    "iban": lambda _, values: values.account()[2],
     "mass": lambda rng, _: rng.choice(words.MASS_NOUNS),
     "money": lambda rng, values: values.money(rng.randint(100, 500_000)),
     "month": lambda rng, _: rng.choice(words.MONTHS),

@@ -7,7 +7,9 @@ a page always add up. Numbers only look like IBANs or phone numbers: their check
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date, timedelta
 from random import Random
 
 from parsit.synth import words
@@ -131,10 +133,20 @@ class Values:
 
     def date(self, year_from: int = 1998, year_to: int = 2031) -> str:
         """A date in the page's format."""
-        month, day, year = self.rng.randint(1, 12), self.rng.randint(1, 28), self.rng.randint(year_from, year_to)
-        name = words.MONTHS[month - 1]
+        return self._written(self._day(year_from, year_to))
+
+    def dates(self, days: Sequence[int]) -> tuple[str, str]:
+        """A date and a later one, by one of so many days."""
+        first = self._day(1998, 2031)
+        return self._written(first), self._written(first + timedelta(self.rng.choice(days)))
+
+    def _day(self, year_from: int, year_to: int) -> date:
+        return date(self.rng.randint(year_from, year_to), self.rng.randint(1, 12), self.rng.randint(1, 28))
+
+    def _written(self, day: date) -> str:
+        name, weekday = words.MONTHS[day.month - 1], words.WEEKDAYS[day.weekday()]
         return self.date_format.format(
-            d=day, m=month, y=year, yy=year % 100, month=name, mon=name[:3], weekday=self.rng.choice(words.WEEKDAYS)
+            d=day.day, m=day.month, y=day.year, yy=day.year % 100, month=name, mon=name[:3], weekday=weekday
         )
 
     def time(self) -> str:
@@ -174,13 +186,13 @@ class Values:
             rng.randint(20, 999), rng.randint(100, 999), rng.randint(0, 9999)
         )
 
-    def iban(self) -> str:
-        """Something that looks like an IBAN (or, for the US, an account number)."""
+    def account(self) -> tuple[str, str, str]:
+        """A bank account: its key among the fields, its label, and its number, an IBAN where the country has them."""
         digits = "".join(self.rng.choices("0123456789", k=20))
         if self.locale.iban_country == "US":
-            return f"{digits[:9]} / {digits[9:19]}"
+            return "account", "Account", f"{digits[:9]} / {digits[9:19]}"
         groups = " ".join(digits[start : start + 4] for start in range(2, 18, 4))
-        return f"{self.locale.iban_country}{digits[:2]} {groups} {digits[18:]}"
+        return "iban", "IBAN", f"{self.locale.iban_country}{digits[:2]} {groups} {digits[18:]}"
 
     def email(self, name: str) -> str:
         """An e-mail address for a person or company."""

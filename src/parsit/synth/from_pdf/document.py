@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
@@ -15,11 +15,20 @@ from parsit.data.faults import DataFault, Finding
 from parsit.data.importers.layout import words_in
 from parsit.parse.pages import Limits
 from parsit.parse.pdf import WorkerError
-from parsit.synth.from_pdf.gate import judge_picture, judge_text, judge_words
+from parsit.synth.from_pdf.accents import join_accents
+from parsit.synth.from_pdf.gate import (
+    JUDGED_DPI,
+    SCANNED_IMAGE_SHARE,
+    Judged,
+    judge_picture,
+    judge_scan,
+    judge_text,
+    judge_words,
+)
 from parsit.synth.from_pdf.order import reading_order
-from parsit.synth.from_pdf.pdf import Chars, Flags, LayoutPdf, turn_picture, upright
+from parsit.synth.from_pdf.pdf import Chars, Flags, LayoutPdf, PageLayout, turn_picture, upright
 from parsit.synth.from_pdf.settings import FromPdfSettings
-from parsit.synth.from_pdf.text import Paragraph, lines_of, paragraphs_of, written
+from parsit.synth.from_pdf.text import SOFT_HYPHEN, Paragraph, lines_of, paragraphs_of, written
 from parsit.synth.from_pdf.words import pieces_of, words_of
 from parsit.synth.records import record, write_image
 from parsit.synth.render import Glyph
@@ -121,21 +130,35 @@ def _page(
     rng = Random(f"{settings.seed}/{source.digest}/{number}")
     dpi, prompt = rng.randint(*settings.dpi), rng.choice(READ_TEXT_PROMPTS)
     layout, quarters = upright(pdf.layout(number))
+    layout = replace(layout, chars=join_accents(layout.chars))
     judged = judge_text(layout, settings.allow_scanned)
+    quality, seen = _look(layout, quarters, judged, pdf, limits, number)
+    chars = layout.chars.only(seen | ~layout.chars.printed)
+    is_turned = judged.turned[seen | ~layout.chars.printed]
     drawn, _ = pdf.render(number, dpi=dpi, max_pixels=limits.max_page_pixels)
     image = turn_picture(drawn, quarters)
-    words = words_of(layout.chars, judged.upright, image.size)
-    quality = judged.quality * judge_words([word.text for word in words])
-    seen = judged.upright | judged.turned
-    quality *= judge_picture(layout.chars, seen, image)
+    words = words_of(chars, chars.printed & ~is_turned, image.size)
+    quality *= judged.quality * judge_words([word.text for word in words])
     if quality < settings.min_quality:
         raise DataFault("page-low-quality", f"a quality of {quality:.3f}, less than {settings.min_quality:g}")
     paragraphs = paragraphs_of(reading_order(pieces_of(words), image.height))
-    paragraphs += [[[text]] for text in _turned_texts(layout.chars, judged.turned)]
+    paragraphs += [[[text]] for text in _turned_texts(chars, is_turned)]
     path = f"images/{source.split}/{source.digest[:2]}/{source.digest[:16]}-{number:05}.png"
     write_image(folder, path, _png(image))
-    glyphs = list(_glyphs(layout.chars, seen, image.size)) if settings.glyphs else None
+    glyphs = list(_glyphs(chars, chars.printed, image.size)) if settings.glyphs else None
     return _Read(number, path, paragraphs, glyphs, prompt), quality
+
+
+def _look(
+    layout: PageLayout, quarters: int, judged: Judged, pdf: LayoutPdf, limits: Limits, number: int
+) -> tuple[float, Flags]:
+    """The quality of what is seen on the page, and which characters are. Raises as `_page`."""
+    chosen = judged.upright | judged.turned
+    how = {"dpi": JUDGED_DPI, "max_pixels": limits.max_page_pixels}
+    drawn = turn_picture(pdf.render(number, **how)[0], quarters)
+    if layout.image_share >= SCANNED_IMAGE_SHARE:
+        return judge_scan(layout.chars, chosen, drawn), chosen
+    return judge_picture(layout.chars, chosen, drawn, turn_picture(pdf.background(number, **how), quarters))
 
 
 def _turned_texts(chars: Chars, turned: Flags) -> Iterator[str]:
@@ -157,7 +180,7 @@ def _glyphs(chars: Chars, chosen: Flags, size: tuple[int, int]) -> Iterable[Glyp
     width, height = size
     boxes = (chars.loose[chosen] * [width, height, width, height]).tolist()
     for index, box in zip(np.flatnonzero(chosen).tolist(), boxes, strict=True):
-        yield Glyph(chars.text[index], *box)
+        yield Glyph(chars.text[index].replace(SOFT_HYPHEN, "-"), *box)
 
 
 def _png(image: Image.Image) -> bytes:

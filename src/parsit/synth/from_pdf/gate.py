@@ -7,14 +7,17 @@ page's quality is the product of (1 - share) over all checks.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from parsit.data.faults import DataFault
-from parsit.synth.from_pdf.pdf import Chars, Flags, PageLayout
+from parsit.parse.ink import ink_mask, on_rules
+from parsit.synth.from_pdf.pdf import Chars, Flags, Floats, PageLayout
 
 MIN_CHARS = 20
 SCANNED_IMAGE_SHARE = 0.85  # of the page under images: a scan, whatever its text layer says
@@ -23,6 +26,10 @@ MAX_OUTSIDE = 0.01
 MAX_DOUBLED = 0.02
 MAX_TURNED = 0.1
 MAX_UNSEEN = 0.02
+MAX_INK_OUTSIDE = 0.03  # of the ink: pages of text have up to 0.010, those with charts 0.076 and more
+JUDGED_DPI = 100  # at which ink is looked at: a dash is faint at 60, and what is a rule depends on its length in pixels
+RULE_LENGTH = 20  # pixels, 5 mm: longer straight runs are the edges of cells and boxes
+BOX_MARGIN = 2  # pixels around a character's box that its ink may take
 MAX_BROKEN_WORDS = 0.4
 MIN_WORDS = 15  # fewer say nothing about spacing
 LONG_WORD = 30  # letters: no word, unless spaces are missing
@@ -30,6 +37,8 @@ LONG_WORD_WEIGHT = 4.0  # one in ten such words is too many
 UPRIGHT_DEGREES = 10.0
 MIN_CONTRAST = 24  # grey levels, as `parsit.parse.ink` has it
 SAME_PLACE = (0.5, 0.25)  # of a character's width and height: two equal ones that are nearer lie on each other
+# Of Unicode's bidirectional classes, those that run from right to left or make others do so.
+RIGHT_TO_LEFT = ("R", "AL", "RLE", "RLO", "RLI")
 # Letters that are words by themselves in languages written with spaces, and scripts without spaces.
 _SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR")
 
@@ -56,6 +65,10 @@ def judge_text(layout: PageLayout, allow_scanned: bool) -> Judged:
         raise DataFault("page-no-text", f"{count} characters, fewer than {MIN_CHARS}")
     if layout.image_share >= SCANNED_IMAGE_SHARE and not allow_scanned:
         raise DataFault("page-scanned", f"images cover {layout.image_share:.0%} of the page")
+    backwards = sum(unicodedata.bidirectional(char) in RIGHT_TO_LEFT for text in chars.text for char in text)
+    if layout.right_to_left or backwards:
+        what = f"{backwards} characters" if backwards else "by what the file says, its lines"
+        raise DataFault("page-right-to-left", f"{what} run from right to left")
     broken = printed & (chars.unmapped | np.array([_is_broken(text) for text in chars.text], bool))
     middle = (chars.loose[:, :2] + chars.loose[:, 2:]) / 2
     outside = printed & ~((middle > 0) & (middle < 1)).all(axis=1)
@@ -82,19 +95,60 @@ def judge_words(words: Sequence[str]) -> float:
     return 1 - _checked("page-broken-spacing", share, MAX_BROKEN_WORDS, detail)
 
 
-def judge_picture(chars: Chars, chosen: Flags, image: Image.Image) -> float:
-    """How much of the text is there in the picture. Raises `DataFault`."""
+def judge_scan(chars: Chars, chosen: Flags, image: Image.Image) -> float:
+    """How much of a text layer has ink in a scan, which it fits only roughly. Raises `DataFault`."""
     grey = np.asarray(image.convert("L"), np.int16)
-    height, width = grey.shape
-    boxes = chars.tight[chosen] * [width, height, width, height]
-    low = np.maximum(np.floor(boxes[:, :2]).astype(int) - 1, 0)
-    high = np.minimum(np.ceil(boxes[:, 2:]).astype(int) + 1, [width, height])
-    unseen = 0
+    peaks = [int(under.max()) - int(under.min()) if under.size else 0 for under in _under(grey, chars.tight[chosen], 1)]
+    return 1 - _checked_unseen(np.array(peaks) < MIN_CONTRAST)
+
+
+def judge_picture(chars: Chars, chosen: Flags, drawn: Image.Image, background: Image.Image) -> tuple[float, Flags]:
+    """The quality of what is seen, and which of the chosen characters are.
+
+    Args:
+        chars: the page's characters.
+        chosen: bool[n]: those that stand in the picture.
+        drawn: the page.
+        background: the page without its text. A character can be seen if the two differ in its box, whatever hides it:
+            its colour, something on top of it, a layer that is off.
+
+    Raises:
+        DataFault: too much text that is not seen, or too much ink that is no text of the layer.
+    """
+    contrast = np.abs(np.asarray(drawn, np.int16) - np.asarray(background, np.int16)).max(axis=2)
+    seen = chosen.copy()
+    peaks = [under.max(initial=0) for under in _under(contrast, chars.tight[chosen], 0)]
+    seen[chosen] = np.array(peaks) >= MIN_CONTRAST
+    # Soft hyphens, joiners and the like have no ink wherever they do what they are for.
+    is_printing = np.array([unicodedata.category(text[0]) != "Cf" for text in chars.text], bool)
+    quality = 1 - _checked_unseen(~seen[chosen & is_printing])
+    share = ink_outside(chars, seen, drawn, background)
+    return quality * (1 - _checked("page-ink-without-text", share, MAX_INK_OUTSIDE, "of the ink is no text")), seen
+
+
+def ink_outside(chars: Chars, seen: Flags, drawn: Image.Image, background: Image.Image) -> float:
+    """The share of the page's ink that lies outside all boxes of characters; rules and table lines do not count."""
+    # Looked for without the text: the strokes of a title are as long as the edges of a cell.
+    ink = ink_mask(drawn) & ~on_rules(ink_mask(background), RULE_LENGTH, RULE_LENGTH)
+    total = int(ink.sum())
+    for boxes in (chars.loose, chars.tight):
+        for under in _under(ink, boxes[seen], BOX_MARGIN):
+            under[:] = False
+    return int(ink.sum()) / max(1, total)
+
+
+def _under(pixels: NDArray[Any], boxes: Floats, margin: int) -> Iterator[NDArray[Any]]:
+    """Each box's part of the picture, as a view; `margin` in pixels."""
+    height, width = pixels.shape
+    low = np.maximum(np.floor(boxes[:, :2] * [width, height]).astype(int) - margin, 0)
+    high = np.minimum(np.ceil(boxes[:, 2:] * [width, height]).astype(int) + margin, [width, height])
     for (x0, y0), (x1, y1) in zip(low.tolist(), high.tolist(), strict=True):
-        under = grey[y0:y1, x0:x1]
-        unseen += under.size == 0 or int(under.max()) - int(under.min()) < MIN_CONTRAST
-    share = unseen / max(1, len(boxes))
-    return 1 - _checked("page-text-not-visible", share, MAX_UNSEEN, "of the characters leave no ink in the picture")
+        yield pixels[y0:y1, x0:x1]
+
+
+def _checked_unseen(unseen: Flags) -> float:
+    share = float(unseen.mean()) if len(unseen) else 0.0
+    return _checked("page-text-not-visible", share, MAX_UNSEEN, "of the characters leave no ink in the picture")
 
 
 def _checked(code: str, share: float, limit: float, detail: str) -> float:
@@ -107,7 +161,7 @@ def _is_broken(text: str) -> bool:
     """No character at all, a private one, or a control character that is no white space."""
     if text.isspace():
         return False
-    return text == "\ufffd" or unicodedata.category(text) in ("Cc", "Cs", "Co", "Cn")
+    return text == "\ufffd" or unicodedata.category(text[0]) in ("Cc", "Cs", "Co", "Cn")
 
 
 def _is_spaceless(char: str) -> bool:

@@ -1,7 +1,8 @@
 """The process that reads where the characters of PDF pages are: a script, started by `parsit.synth.from_pdf.pdf`.
 
-It is `parsit.parse.worker` with one request more, `layout`, and for the same reasons a process of its own: what PDFium
-reads is hostile. Numbers go back as 32-bit floats.
+It is `parsit.parse.worker` with two requests more, `layout` and `background`, and for the same reasons a process of
+its own: what PDFium reads is hostile. Numbers go back as 32-bit floats. Pages are drawn without form fields and
+annotations, whose text is not in the layer.
 """
 
 from __future__ import annotations
@@ -20,17 +21,39 @@ from parsit.parse import worker as base
 
 # code point, flags, tight box and loose box (left, bottom, right, top), origin (x, y), angle; see `pdf`
 NUMBERS_PER_CHAR = 13
-GENERATED, HYPHEN, INVISIBLE, UNMAPPED = 1, 2, 4, 8
+GENERATED, HYPHEN, UNMAPPED = 1, 2, 4
 MAX_CHARS = 100_000
 GRID = 32  # cells a side, for how much of the page images cover
 MAX_FORM_DEPTH = 5
+MAX_TEXT_DEPTH = 30  # forms in forms; PDFium itself follows them no further
 UNIT = 1_000_000  # whole numbers are all that PDFium maps points to: the page is this large for it
 
 
 class LayoutWorker(base.Worker):
     """One open PDF and the answers to requests about it."""
 
-    REQUESTS = (*base.Worker.REQUESTS, "layout")
+    REQUESTS = (*base.Worker.REQUESTS, "layout", "background")
+    without_text = False
+
+    def open(self, path: str) -> tuple[dict[str, Any], bytes]:
+        """Open a file; answers its number of pages."""
+        self.pdf = base.open_pdf(path)
+        return {"pages": len(self.pdf)}, b""
+
+    def bitmap(self, page: pdfium.PdfPage, scale: float) -> pdfium.PdfBitmap:
+        """A page as it was written, or what is left of it without its text."""
+        if self.without_text:
+            for text in page.get_objects(filter=[pdfium_c.FPDF_PAGEOBJ_TEXT], max_depth=MAX_TEXT_DEPTH):
+                pdfium_c.FPDFTextObj_SetTextRenderMode(text.raw, pdfium_c.FPDF_TEXTRENDERMODE_INVISIBLE)
+        return page.render(scale=scale, rev_byteorder=True, draw_annots=False)  # type: ignore[arg-type]
+
+    def background(self, page: int, dpi: float, max_pixels: int) -> tuple[dict[str, Any], bytes]:
+        """As `render`, without the page's text: where the two differ, text can be seen."""
+        self.without_text = True
+        try:
+            return self.render(page, dpi, max_pixels)
+        finally:
+            self.without_text = False
 
     def layout(self, page: int) -> tuple[dict[str, Any], bytes]:
         """The characters of a page (from 0) in drawing order, and how pages map to pictures."""
@@ -41,7 +64,15 @@ class LayoutWorker(base.Worker):
                 return {"error": f"{count:,} characters; more than {MAX_CHARS:,} are not read"}, b""
             to_picture = picture_map(opened)
             header = {"to_picture": to_picture, "image_share": image_share(opened, to_picture)}
+            header["right_to_left"] = direction(self.pdf) == "R2L"
             return header, characters(layer.raw, count).tobytes()
+
+
+def direction(pdf: pdfium.PdfDocument) -> str:
+    """The order of reading that the PDF asks viewers for (PDF Reference 1.7, 8.1: `Direction`), or nothing."""
+    buffer = ctypes.create_string_buffer(8)
+    pdfium_c.FPDF_VIEWERREF_GetName(pdf.raw, b"Direction", buffer, len(buffer))
+    return buffer.value.decode("latin-1")
 
 
 def picture_map(page: pdfium.PdfPage) -> list[float]:
@@ -63,7 +94,6 @@ def characters(layer: Any, count: int) -> array[float]:
     loose = pdfium_c.FS_RECTF()
     tight_of = [ctypes.byref(value) for value in (left, right, bottom, top)]
     origin_of, loose_of = (ctypes.byref(x), ctypes.byref(y)), ctypes.byref(loose)
-    invisible: dict[int, bool] = {}
     for index in range(count):
         pdfium_c.FPDFText_GetCharBox(layer, index, *tight_of)
         pdfium_c.FPDFText_GetLooseCharBox(layer, index, loose_of)
@@ -71,22 +101,11 @@ def characters(layer: Any, count: int) -> array[float]:
         flags = GENERATED if pdfium_c.FPDFText_IsGenerated(layer, index) == 1 else 0
         flags |= HYPHEN if pdfium_c.FPDFText_IsHyphen(layer, index) == 1 else 0
         flags |= UNMAPPED if pdfium_c.FPDFText_HasUnicodeMapError(layer, index) == 1 else 0
-        drawn = pdfium_c.FPDFText_GetTextObject(layer, index)
-        if drawn:
-            key = ctypes.addressof(drawn.contents)
-            if key not in invisible:
-                invisible[key] = is_invisible(drawn)
-            flags |= INVISIBLE if invisible[key] else 0
         numbers.extend((pdfium_c.FPDFText_GetUnicode(layer, index), flags))
         numbers.extend((left.value, bottom.value, right.value, top.value))
         numbers.extend((loose.left, loose.bottom, loose.right, loose.top))
         numbers.extend((x.value, y.value, pdfium_c.FPDFText_GetCharAngle(layer, index)))
     return numbers
-
-
-def is_invisible(drawn: Any) -> bool:
-    """Whether a piece of text is drawn in the mode that leaves no ink (PDF Reference 1.7, 5.2.5: mode 3)."""
-    return pdfium_c.FPDFTextObj_GetTextRenderMode(drawn) == pdfium_c.FPDF_TEXTRENDERMODE_INVISIBLE
 
 
 def image_share(page: pdfium.PdfPage, to_picture: list[float]) -> float:

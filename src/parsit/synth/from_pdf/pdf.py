@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import unicodedata
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from parsit.synth.render import HYPHENS
 
 LAYOUT_WORKER = Path(__file__).with_name("layout_worker.py")
 NUMBERS_PER_CHAR = 13
-GENERATED, HYPHEN, INVISIBLE, UNMAPPED = 1, 2, 4, 8
+GENERATED, HYPHEN, UNMAPPED = 1, 2, 4
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -38,7 +39,6 @@ class Chars:
     origin: Floats
     angle: Floats
     generated: Flags
-    invisible: Flags
     unmapped: Flags
 
     def __len__(self) -> int:
@@ -48,6 +48,12 @@ class Chars:
     def printed(self) -> Flags:
         """bool[n]: neither white space nor made up."""
         return ~self.generated & np.array([not text.isspace() for text in self.text], bool)
+
+    def only(self, kept: Flags) -> Chars:
+        """Some of the characters, in their order."""
+        where = np.flatnonzero(kept)
+        rest = {field.name: getattr(self, field.name)[where] for field in fields(self) if field.name != "text"}
+        return replace(self, text=tuple(self.text[index] for index in where.tolist()), **rest)
 
     def turned(self, quarters: int) -> Chars:
         """The characters on the page turned by so many quarters against the clock."""
@@ -64,10 +70,11 @@ class Chars:
 
 @dataclass(frozen=True, slots=True)
 class PageLayout:
-    """A page's characters, and the share of the page that images cover."""
+    """A page's characters, the share of it that images cover, and whether the file says it runs from right to left."""
 
     chars: Chars
     image_share: float
+    right_to_left: bool = False
 
 
 class LayoutPdf(PdfFile):
@@ -79,7 +86,12 @@ class LayoutPdf(PdfFile):
         """The characters of page `number` (from 1). Raises `WorkerError`."""
         header, payload = self._ask(do="layout", page=number - 1)
         numbers = np.frombuffer(payload, np.float32).reshape(-1, NUMBERS_PER_CHAR).astype(np.float64)
-        return PageLayout(_chars(numbers, header["to_picture"]), float(header["image_share"]))
+        chars = _chars(numbers, header["to_picture"])
+        return PageLayout(chars, float(header["image_share"]), bool(header["right_to_left"]))
+
+    def background(self, number: int, *, dpi: float, max_pixels: int) -> Image.Image:
+        """Page `number` as `render` draws it, without its text. Raises `WorkerError`."""
+        return self._drawn("background", number, dpi, max_pixels)[0]
 
 
 def upright(layout: PageLayout) -> tuple[PageLayout, int]:
@@ -100,7 +112,8 @@ def turn_picture(image: Image.Image, quarters: int) -> Image.Image:
 def _chars(numbers: Floats, to_picture: list[float]) -> Chars:
     flags = numbers[:, 1].astype(int)
     text, keep = _texts(numbers[:, 0].astype(int).tolist(), (flags & HYPHEN).astype(bool).tolist())
-    numbers, flags = numbers[keep], flags[keep]
+    text, numbers = _without_joiners(text, numbers[keep])
+    flags = numbers[:, 1].astype(int)
     a, b, c, d, e, f = to_picture
     matrix, offset = np.array([[a, b], [c, d]]), np.array([e, f])
     # PDFium's angle is clockwise, the page's y goes up.
@@ -121,9 +134,32 @@ def _chars(numbers: Floats, to_picture: list[float]) -> Chars:
         origin,
         angle,
         generated,
-        (flags & INVISIBLE).astype(bool),
         (flags & UNMAPPED).astype(bool),
     )
+
+
+def _without_joiners(text: list[str], numbers: Floats) -> tuple[list[str], Floats]:
+    """Characters less soft hyphens, joiners and the like that one glyph means together with its letter.
+
+    PDFium gives all that a glyph means one origin and each a part of the box, which goes back to the letter here.
+    """
+    numbers, origins = numbers.copy(), numbers[:, 10:12]
+    kept = [0] if text else []
+    for index in range(1, len(text)):
+        before = kept[-1]
+        pair = (text[before], text[index])
+        one_glyph = (origins[index] == origins[before]).all() and any(
+            unicodedata.category(char) == "Cf" for char in pair
+        )
+        if not one_glyph:
+            kept.append(index)
+            continue
+        for low, high in ((slice(2, 4), slice(4, 6)), (slice(6, 8), slice(8, 10))):
+            numbers[[before, index], low] = np.minimum(numbers[before, low], numbers[index, low])
+            numbers[[before, index], high] = np.maximum(numbers[before, high], numbers[index, high])
+        if unicodedata.category(pair[0]) == "Cf":
+            kept[-1] = index
+    return [text[index] for index in kept], numbers[kept]
 
 
 def _ligatures(places: Floats, generated: Flags) -> tuple[Floats, Floats]:

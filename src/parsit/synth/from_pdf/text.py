@@ -31,6 +31,8 @@ _MARKER = re.compile(r"[•‣▪◦·*–—-]$|\(?\w{1,3}[.)]$|\[\w{1,4}\]$") 
 _LEADERS = re.compile(r"(?:\. ?){4,}\s*\S*$")  # the dots of a table of contents, and a page number
 _HYPHEN = re.compile(r"[^\W\d_][-\u2010\u00ad]$")  # a word that goes on, however short its line is
 
+SOFT_HYPHEN = "\u00ad"
+
 # A paragraph is a list of lines that end in the text; each is a list of rows' texts to be joined.
 Paragraph = list[list[str]]
 
@@ -46,8 +48,12 @@ def lines_of(paragraphs: Sequence[Paragraph]) -> Iterator[str]:
 
 
 def written(paragraphs: Sequence[Paragraph], known: Collection[str]) -> str:
-    """The text of a page; `known` is the vocabulary that decides about hyphens."""
-    return "\n\n".join("\n".join(join_lines(line, known) for line in paragraph) for paragraph in paragraphs)
+    """The text of a page; `known` is the vocabulary that decides about hyphens.
+
+    A soft hyphen that is still there was printed, and nobody could tell whether the word has one: it is a hyphen.
+    """
+    text = "\n\n".join("\n".join(join_lines(line, known) for line in paragraph) for paragraph in paragraphs)
+    return text.replace(SOFT_HYPHEN, "-")
 
 
 def _of_block(rows: Sequence[Row]) -> Iterator[Paragraph]:

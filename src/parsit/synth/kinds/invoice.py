@@ -20,6 +20,12 @@ from parsit.synth.tree import (
 )
 
 TITLES = ("Invoice", "INVOICE", "Tax invoice", "Proforma invoice", "Credit note", "Bill")
+CREDIT_NOTE = "Credit note"
+DAYS_TO_PAY = (7, 10, 14, 21, 30, 45, 60, 90)
+TOTALS, CREDIT_TOTALS = (
+    ("Total", "Total due", "Amount due", "Grand total"),
+    ("Total", "Total credit", "Amount credited"),
+)
 RULES: tuple[Rules, ...] = ("grid", "rows", "head", "stripes")
 
 
@@ -30,8 +36,9 @@ def make(draw: Draw) -> Document:
     items, subtotal = item_table(draw)
     seller_block = Lines(values.address(seller), rng.choice(("left", "right")), draw.coin(0.6), key="seller")
     buyer_block = Lines(values.address(buyer), key="buyer")
-    title = Heading(rng.choice(TITLES), 1, rng.choice(("left", "left", "right", "center")))
-    meta = numbers(draw)
+    name = rng.choice(TITLES)
+    title = Heading(name, 1, rng.choice(("left", "left", "right", "center")))
+    meta = credit_numbers(draw) if name == CREDIT_NOTE else numbers(draw)
     head: tuple[Block, ...] = (
         (seller_block, title, SideBySide(buyer_block, meta))
         if draw.coin()
@@ -42,23 +49,40 @@ def make(draw: Draw) -> Document:
         language=values.locale.code,
         style=draw.style(),
         head=head,
-        body=(items, totals(draw, subtotal), *payment(draw, seller)),
+        body=(items, totals(draw, subtotal, CREDIT_TOTALS if name == CREDIT_NOTE else TOTALS), *payment(draw, seller)),
     )
 
 
 def numbers(draw: Draw) -> KeyValues:
     """Invoice number and dates."""
     rng, values = draw.rng, draw.values
+    issued, due = values.dates(DAYS_TO_PAY)
     pairs = [
         Pair("invoice_number", rng.choice(("Invoice no.", "Invoice number", "Invoice #", "Number")), draw.reference()),
-        Pair("invoice_date", rng.choice(("Invoice date", "Date", "Date of issue")), values.date()),
+        Pair("invoice_date", rng.choice(("Invoice date", "Date", "Date of issue")), issued),
     ]
     if draw.coin(0.7):
-        pairs.append(Pair("due_date", rng.choice(("Due date", "Payable by", "Due")), values.date()))
+        pairs.append(Pair("due_date", rng.choice(("Due date", "Payable by", "Due")), due))
     if draw.coin():
         pairs.append(Pair("customer_number", rng.choice(("Customer no.", "Client", "Account")), values.code("999999")))
     if draw.coin(0.3):
         pairs.append(Pair("order_number", rng.choice(("Order no.", "Your order", "PO number")), values.code()))
+    return KeyValues(tuple(pairs), suffix=rng.choice((":", ":", "")))
+
+
+def credit_numbers(draw: Draw) -> KeyValues:
+    """A credit note's number and date, and sometimes the earlier invoice that it is about; nothing is due."""
+    rng, values = draw.rng, draw.values
+    invoiced, issued = values.dates(DAYS_TO_PAY)
+    labels = ("Credit note no.", "Credit note number", "Credit note #", "Number")
+    pairs = [
+        Pair("credit_note_number", rng.choice(labels), draw.reference()),
+        Pair("credit_note_date", rng.choice(("Credit note date", "Date", "Date of issue")), issued),
+    ]
+    if draw.coin(0.7):
+        pairs.append(Pair("invoice_date", rng.choice(("Date of invoice", "Invoice of")), invoiced))
+    if draw.coin():
+        pairs.append(Pair("customer_number", rng.choice(("Customer no.", "Client", "Account")), values.code("999999")))
     return KeyValues(tuple(pairs), suffix=rng.choice((":", ":", "")))
 
 
@@ -83,8 +107,8 @@ def item_table(draw: Draw) -> tuple[Table, int]:
     return Table(columns, tuple(rows), rng.choice(RULES), "items"), subtotal
 
 
-def totals(draw: Draw, subtotal: int) -> KeyValues:
-    """Subtotal, discount, tax and total; the total is their exact sum."""
+def totals(draw: Draw, subtotal: int, labels: tuple[str, ...] = TOTALS) -> KeyValues:
+    """Subtotal, discount, tax and total, under one of the labels; the total is their exact sum."""
     rng, values = draw.rng, draw.values
     pairs = [Pair("subtotal", rng.choice(("Subtotal", "Net amount", "Sum")), values.money(subtotal))]
     total = subtotal
@@ -97,7 +121,7 @@ def totals(draw: Draw, subtotal: int) -> KeyValues:
         tax = (total * rate + 50) // 100
         pairs.append(Pair("tax", f"{values.locale.tax_name} {rate}%", values.money(tax)))
         total += tax
-    pairs.append(Pair("total", rng.choice(("Total", "Total due", "Amount due", "Grand total")), values.money(total)))
+    pairs.append(Pair("total", rng.choice(labels), values.money(total)))
     return KeyValues(tuple(pairs), spread=True, suffix=rng.choice((":", "")), strong_last=draw.coin(0.7))
 
 
@@ -106,7 +130,7 @@ def payment(draw: Draw, seller: str) -> tuple[Block, ...]:
     values = draw.values
     pairs = [
         Pair("account_holder", "Account holder", seller),
-        Pair("iban", "Account" if values.locale.iban_country == "US" else "IBAN", values.iban()),
+        Pair(*values.account()),
         Pair("phone", "Phone", values.phone()),
         Pair("email", draw.rng.choice(("E-mail", "Email")), values.email(seller)),
     ]

@@ -78,7 +78,8 @@ def bullet_list(draw: Draw) -> ListBlock:
 def footer(draw: Draw) -> tuple[Block, ...]:
     """Bank details in small type."""
     values = draw.values
+    _, label, number = values.account()
     return (
         Rule(),
-        Lines((f"{values.company()}, IBAN {values.iban()}",), "center", scale=0.8, key="bank"),
+        Lines((f"{values.company()}, {label} {number}",), "center", scale=0.8, key="bank"),
     )

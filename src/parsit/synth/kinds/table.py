@@ -35,7 +35,7 @@ def make(draw: Draw) -> Document:
             Pair("date", rng.choice(("As of", "Date", "Updated")), values.date()),
         )
     )
-    head: list[Block] = [Heading(draw.title(), rng.choice((1, 2)), rng.choice(("left", "center")), key="title")]
+    head: list[Block] = [Heading(draw.title(), 1, rng.choice(("left", "center")), key="title")]
     if draw.coin():
         head.append(draw.paragraph(1, 3))
     body: tuple[Block, ...] = (data_table(draw, rows=(4, 22), columns=(3, 6)), source)

@@ -1,0 +1,61 @@
+"""Accents that are glyphs of their own, as TeX's old fonts have them, joined to their letters.
+
+Such a file draws "´" and then "e" below it, and the text layer says "´e". Which accent belongs to which letter the
+boxes say: it hangs over (or under) the letter, while an accent that means itself (`code`, x^2) stands beside its
+neighbours.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import replace
+
+import numpy as np
+
+from parsit.synth.from_pdf.pdf import Chars, Floats
+
+# Spacing accents, and the combining character of each; combining characters stand for themselves.
+COMBINING = {
+    "`": "\u0300", "\u02cb": "\u0300", "´": "\u0301", "\u02ca": "\u0301", "^": "\u0302", "\u02c6": "\u0302",
+    "~": "\u0303", "\u02dc": "\u0303", "¯": "\u0304", "\u02c9": "\u0304", "\u02d8": "\u0306", "\u02d9": "\u0307",
+    "¨": "\u0308", "\u02da": "\u030a", "\u02dd": "\u030b", "\u02c7": "\u030c", "¸": "\u0327", "\u02db": "\u0328",
+}  # fmt: skip
+_DOTLESS = {"\u0131": "i", "\u0237": "j"}
+OVERLAP = 0.5  # of the narrower box: how much of their widths accent and letter share
+
+
+def join_accents(chars: Chars) -> Chars:
+    """The characters with every accent that hangs over its letter made one with it (NFC), under a box around both."""
+    marks = [COMBINING.get(text) or (text if unicodedata.combining(text[0]) else "") for text in chars.text]
+    if not any(marks):
+        return chars
+    text, tight, loose = list(chars.text), chars.tight.copy(), chars.loose.copy()
+    order = np.flatnonzero(chars.printed).tolist()
+    place_of = {index: place for place, index in enumerate(order)}
+    kept = np.ones(len(chars), bool)
+    for index in (index for index in order if marks[index]):
+        place = place_of[index]
+        beside = [order[near] for near in (place + 1, place - 1, place + 2, place - 2) if 0 <= near < len(order)]
+        letters = [near for near in beside if kept[near] and text[near][0].isalpha() and _near(chars, index, near)]
+        best = max(letters, key=lambda near: _shared(tight[index], tight[near]), default=None)
+        if best is None or _shared(tight[index], tight[best]) < OVERLAP:
+            continue
+        base = _DOTLESS.get(text[best], text[best])
+        text[best] = unicodedata.normalize("NFC", base + marks[index])
+        for boxes in (tight, loose):
+            boxes[best, :2] = np.minimum(boxes[best, :2], boxes[index, :2])
+            boxes[best, 2:] = np.maximum(boxes[best, 2:], boxes[index, 2:])
+        kept[index] = False
+    return replace(chars, text=tuple(text), tight=tight, loose=loose).only(kept)
+
+
+def _near(chars: Chars, accent: int, letter: int) -> bool:
+    """Whether both are on one line."""
+    height = chars.loose[letter, 3] - chars.loose[letter, 1]
+    return abs(chars.origin[accent, 1] - chars.origin[letter, 1]) < height
+
+
+def _shared(one: Floats, other: Floats) -> float:
+    """How much of the narrower box's width lies in the other one."""
+    shared = min(one[2], other[2]) - max(one[0], other[0])
+    return float(shared / max(1e-9, min(one[2] - one[0], other[2] - other[0])))
