@@ -30,16 +30,6 @@ from parsit.types import ImageRef, Turn
 Conversation = Sequence[Mapping[str, Any]]
 
 
-# Without `auto_map`, AutoProcessor answers a Parsit folder with a bare tokenizer where `parsit.hf` was not imported,
-# and that tokenizer knows no images. With it, it stops and names `trust_remote_code`, which then runs this.
-LOADER_FILE = "processing_parsit.py"
-LOADER = """# Lets AutoProcessor find the processor where trust_remote_code is given; `import parsit.hf` needs no trust.
-from parsit.processing.processor import ParsitProcessor
-
-__all__ = ["ParsitProcessor"]
-"""
-
-
 @dataclass(frozen=True, slots=True)
 class Features:
     """One conversation as tensors.
@@ -120,7 +110,7 @@ class ParsitProcessor(ProcessorMixin):
         )
 
     def save_pretrained(self, save_directory: Any, **_: Any) -> list[str]:  # type: ignore[override]
-        """Write the tokenizer, `preprocessor_config.json`, `processor_config.json`, `chat_template.jinja` and a loader.
+        """Write the tokenizer, `preprocessor_config.json`, `processor_config.json` and `chat_template.jinja`.
 
         Not `ProcessorMixin`'s own: transformers 5.x folds the image processor into
         `processor_config.json` and names a tokenizer class, both of which 4.x cannot read.
@@ -132,13 +122,11 @@ class ParsitProcessor(ProcessorMixin):
         _rewrite_json(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
         settings = {
             "processor_class": type(self).__name__,
-            "auto_map": {"AutoProcessor": f"{Path(LOADER_FILE).stem}.{type(self).__name__}"},
             "mm_use_im_start_end": self.mm_use_im_start_end,
             "reading_unit": self.reading_unit,
             "read_prompt": self.read_prompt,
         }
         (folder / "processor_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        (folder / LOADER_FILE).write_text(LOADER, encoding="utf-8")
         (folder / "chat_template.jinja").write_text(str(self.chat_template), encoding="utf-8")
         return sorted(str(path) for path in folder.iterdir())
 
@@ -257,7 +245,11 @@ class ParsitProcessor(ProcessorMixin):
 
         features = [self.encode(turns_of_messages(messages), add_generation_prompt) for messages in conversations]
         batch = collate(features, self.chat_tokens.pad, kwargs.get("padding_side") or "left")
-        return BatchFeature(batch.model_inputs(with_labels=False)) if return_dict else batch.input_ids
+        if not return_dict:
+            return batch.input_ids
+        inputs = batch.model_inputs(with_labels=False)
+        del inputs["image_positions"]  # whoever changes the ids afterwards would have to change them as well
+        return BatchFeature(inputs)
 
 
 def _conversations(given: Conversation | Sequence[Conversation]) -> Sequence[Conversation]:
