@@ -214,7 +214,7 @@ def measure(test: Path, train: Path, pdfs: list[Path]) -> Callable[[list[tuple[s
 
 def trained_folder() -> Path:
     """The checkpoint that was evaluated."""
-    from parsit.parse.locate import find_model
+    from parsit.files.run_folder import find_model
 
     return find_model(DEMO / "run")
 

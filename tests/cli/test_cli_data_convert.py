@@ -72,7 +72,7 @@ def test_wrong_usage_exits_with_2(tmp_path, options):
 
 def test_errors_come_before_any_output(tmp_path):
     source = write(tmp_path / "in.json", GOOD)
-    with pytest.raises(InputError, match="is the input"):
+    with pytest.raises(UsageError, match="would overwrite the input"):
         convert(["--input", source, "--output", source, "--overwrite"])
     with pytest.raises(UsageError, match="--output must end in"):
         convert(["--input", source, "--output", str(tmp_path / "out.txt")])

@@ -365,7 +365,7 @@ def test_what_json_cannot_say_is_set_aside(tmp_path):
         ({"output": "out.jsonl", "format_name": "webdataset"}, UsageError, r"does not end in \.tar"),
         ({"output": "out.parquet", "to": "openai"}, UsageError, "--to huggingface"),
         ({"output": "out.jsonl", "embed_images": True}, UsageError, "--embed_images needs"),
-        ({"output": "in.jsonl", "overwrite": True}, InputError, "is the input"),
+        ({"output": "in.jsonl", "overwrite": True}, UsageError, "would overwrite the input"),
         ({"output": "old.jsonl"}, InputError, "add --overwrite"),
         ({"output": "found.jsonl"}, InputError, r"found\.jsonl\.findings\.jsonl exists"),
         ({"output": "folder.jsonl", "overwrite": True}, InputError, "is a folder"),

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from parsit.cli.console import bar, bars, quiet_libraries, say
 from parsit.cli.parser import Parser
+from parsit.files import refuse_inputs, refuse_other_content, write_whole
 from parsit.types import InputError, UsageError
-from parsit.types.files import write_whole
 
 if TYPE_CHECKING:
     from parsit.data.dataset import DataSet
@@ -35,6 +35,7 @@ def show(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if options.n < 1:
         raise UsageError(f"--n is {options.n}: it must be at least 1")
+    _require_page_place(options)
     processor = _processor(options.model)
     from parsit.eval.data_show import page
 
@@ -107,6 +108,8 @@ def stats(argv: list[str]) -> int:
     for name in ("model_max_length", "batch_size"):
         if options[name] < 1:
             raise UsageError(f"--{name} is {options[name]}: it must be at least 1")
+    if options.out:
+        _require_page_place(options)
     processor = _processor(options.model)
     from parsit.eval.data_stats import page
 
@@ -171,6 +174,16 @@ def _common_options(option: Callable[..., Any]) -> None:
     option("--model", default="tiny", metavar="M", help="a model's folder or a preset, whose tokens and tiles count")
     option("--image_folder", metavar="DIR", help="where image paths start; by default each file's own folder")
     option("--format", default="auto", metavar="NAME", help="the records' format; auto: each record's own")
+
+
+def _require_page_place(options: Any) -> None:
+    """Refuse an `--out` that holds data, images or anything else but an older page. Raises `UsageError`."""
+    from parsit.data.sources import files_read, read_sources
+    from parsit.eval.html import is_page
+
+    out = Path(options.out)
+    refuse_inputs(out, files_read(options.files, read_sources(options.files, options.image_folder)))
+    refuse_other_content(out, is_page, "page")
 
 
 def _processor(name: str) -> ParsitProcessor:

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from parsit.cli.console import bar, quiet_libraries
 from parsit.cli.parser import Parser
+from parsit.files import refuse_inputs, refuse_other_content
 from parsit.types import Sample, UsageError
 
 if TYPE_CHECKING:
@@ -31,19 +32,19 @@ def validate(argv: list[str]) -> int:
     """Run `parsit data validate …`; 0: nothing but notes, 1: faults.
 
     Raises:
-        UsageError: options that make no sense together.
+        UsageError: options that make no sense together, or `--findings` that is an input or holds something else.
         InputError: a mixture that cannot be read, an image folder that does not exist.
     """
     options = _parse(argv)
-    from parsit.data.sources import read_sources
+    from parsit.data.sources import files_read, read_sources
     from parsit.data.validate import validate_sources
 
-    sources = read_sources(
-        [*options["files"], *([options["input"]] if options["input"] else [])], options["image_folder"]
-    )
+    named = [*options["files"], *([options["input"]] if options["input"] else [])]
+    sources = read_sources(named, options["image_folder"])
     findings_file = Path(options["findings"]) if options["findings"] else None
     if findings_file is not None:
-        _refuse_to_overwrite(findings_file)
+        refuse_other_content(findings_file, _is_findings, "findings", "--findings")
+        refuse_inputs(findings_file, files_read(named, sources), "--findings")
     rules = _rules(options)
     with _progress() as on_progress:
         report = validate_sources(sources, rules, on_progress, workers=options["workers"], findings_file=findings_file)
@@ -81,22 +82,13 @@ def _parse(argv: list[str]) -> dict[str, Any]:
     return options
 
 
-def _refuse_to_overwrite(path: Path) -> None:
-    """Findings replace older findings, and nothing else.
-
-    Raises:
-        UsageError: the file holds something else, such as the data.
-    """
-    if not path.exists():
-        return
+def _is_findings(head: bytes) -> bool:
+    """Whether a file that begins so holds findings."""
     try:
-        with path.open(encoding="utf-8") as file:
-            first = file.readline(65536)
-        old = json.loads(first) if first.strip() else {"code": "", "level": ""}
-    except (OSError, ValueError):
-        old = None
-    if not isinstance(old, dict) or not {"code", "level"} <= old.keys():
-        raise UsageError(f"--findings {path} exists and holds no findings: choose another name")
+        first = json.loads(head.partition(b"\n")[0])
+    except ValueError:
+        return False
+    return isinstance(first, dict) and {"code", "level"} <= first.keys()
 
 
 def _rules(options: dict[str, Any]) -> Rules:

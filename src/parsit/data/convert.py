@@ -24,8 +24,8 @@ from parsit.data.formats import Context, Format, ImageNames, not_carried, recogn
 from parsit.data.formats.images import image_list
 from parsit.data.image_output import ImageFiles, PathNames, data_url
 from parsit.data.images import check_image
-from parsit.data.whole_file import WholeFile
 from parsit.data.writers import Output, output_for
+from parsit.files import WholeFile
 from parsit.types import FileSlice, ImageRef
 
 # More different names of unknown fields than this are counted together.

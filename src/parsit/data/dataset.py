@@ -22,9 +22,9 @@ from parsit.data.files import image_root
 from parsit.data.formats import Context, format_named, read_record
 from parsit.data.index import FileIndex, Reading, open_index
 from parsit.data.selection import Source, select
+from parsit.files import write_whole
 from parsit.processing.processor import ParsitProcessor
 from parsit.types import InputError, Sample
-from parsit.types.files import write_whole
 
 OverLong = Literal["error", "skip", "truncate"]
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from array import array
 from collections import Counter
@@ -28,6 +27,7 @@ from parsit.data.formats import Context, format_named, read_record
 from parsit.data.images import check_image
 from parsit.data.look import id_hash
 from parsit.data.parallel import in_order
+from parsit.files import whole_folder
 from parsit.processing.chat import count_chats
 from parsit.processing.processor import ParsitProcessor
 from parsit.types import ImageRef, Sample
@@ -195,35 +195,30 @@ def _build(
     on_progress: Callable[[int, int], None],
 ) -> None:
     """Write an index beside its place, then rename it: an interrupted build leaves nothing that looks whole."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+    container = container_of(reading.path)
+    spans, stopped = _scan(container, reading.path)
     try:
-        container = container_of(reading.path)
-        spans, stopped = _scan(container, reading.path)
-        faults: Counter[str] = Counter()
-        with _ColumnFiles(draft) as columns, (draft / "findings.jsonl").open("w", encoding="utf-8") as findings:
+        with whole_folder(folder, synced=False) as draft:
+            faults: Counter[str] = Counter()
+            with _ColumnFiles(draft) as columns, (draft / "findings.jsonl").open("w", encoding="utf-8") as findings:
 
-            def note(finding: Finding) -> None:
-                findings.write(json.dumps(finding.as_json()) + "\n")
-                faults[finding.code] += 1
+                def note(finding: Finding) -> None:
+                    findings.write(json.dumps(finding.as_json()) + "\n")
+                    faults[finding.code] += 1
 
-            for chunk in _examine(spans, container, reading, processor, workers):
-                columns.append(chunk.columns)
-                for finding in chunk.findings:
+                for chunk in _examine(spans, container, reading, processor, workers):
+                    columns.append(chunk.columns)
+                    for finding in chunk.findings:
+                        note(finding)
+                    on_progress(chunk.num_records, len(spans))
+                for finding in stopped:
                     note(finding)
-                on_progress(chunk.num_records, len(spans))
-            for finding in stopped:
-                note(finding)
-        meta = {"version": VERSION, "path": str(reading.path), "samples": columns.rows, "faults": faults}
-        (draft / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
-        try:
-            draft.rename(folder)
-        except OSError:
-            # Another process built the same index meanwhile; the content is the same.
-            if not (folder / "meta.json").is_file():
-                raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+            meta = {"version": VERSION, "path": str(reading.path), "samples": columns.rows, "faults": faults}
+            (draft / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    except OSError:
+        # Another process built the same index meanwhile; the content is the same.
+        if not (folder / "meta.json").is_file():
+            raise
 
 
 class _ColumnFiles:

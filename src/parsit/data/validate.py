@@ -17,7 +17,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
@@ -28,7 +27,8 @@ from parsit.data.formats import format_named
 from parsit.data.look import Look, Rules, Task, look_at, sample_at
 from parsit.data.parallel import in_order
 from parsit.data.selection import Source
-from parsit.types import ParsitError, Sample
+from parsit.files import WholeFile
+from parsit.types import Sample
 
 EXAMPLES_PER_CODE = 3
 _RECORDS_PER_TASK = 128
@@ -127,28 +127,22 @@ def validate_sources(
     files = [_walk(source) for source in once.values()]
     report = Report(files=len(files))
     with ExitStack() as stack:
-        output = stack.enter_context(_writable(findings_file)) if findings_file is not None else None
+        output = stack.enter_context(WholeFile(findings_file)) if findings_file is not None else None
         hashes: list[np.ndarray] = []
         for finding in _findings(files, rules, workers, report, hashes, on_progress):
             _note(finding, report, output)
         every_hash = np.concatenate([np.zeros(0, np.uint64), *hashes])
         for finding in _duplicates(files, every_hash, rules.format_name):
             _note(finding, report, output)
+        if output is not None:
+            output.keep()
     return report
 
 
-def _writable(path: Path) -> TextIO:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("w", encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise ParsitError(f"{path}: cannot be written: {error.strerror}; choose another place") from error
-
-
-def _note(finding: Finding, report: Report, output: TextIO | None) -> None:
+def _note(finding: Finding, report: Report, output: WholeFile | None) -> None:
     report.add(finding)
     if output is not None:
-        output.write(json.dumps(finding.as_json()) + "\n")
+        output.file.write(json.dumps(finding.as_json()).encode() + b"\n")
 
 
 def _walk(source: Source) -> _File:

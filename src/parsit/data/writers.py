@@ -16,7 +16,7 @@ from parsit.data.containers.arrow import pyarrow_package
 from parsit.data.faults import DataFault
 from parsit.data.formats import ImageNames
 from parsit.data.image_output import PathNames, bytes_of, kind_of
-from parsit.data.whole_file import WholeFile
+from parsit.files import WholeFile
 from parsit.types import ImageRef
 
 # A row group is written when it has this many rows, or texts and images of this many characters and bytes. While it is

@@ -18,9 +18,9 @@ from parsit.eval.looking import Looking
 from parsit.eval.metrics import read_metrics
 from parsit.eval.pictures import picture
 from parsit.eval.plots import interval_plot, loss_plot, small_plots
+from parsit.files import write_whole
 from parsit.scores import Interval, SampleScores, normalize, score_text
 from parsit.types import ImageRef, InputError, Sample
-from parsit.types.files import write_whole
 
 _SMALL_PLOTS = {
     "glyph_loss": "glyph loss",

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from parsit.files import write_whole
 from parsit.scores import Interval, SampleScores, failed_scores, mean_interval, normalize, ratio_interval, score_text
 from parsit.types import Generation, InputError, ParsitError, Sample, Turn
-from parsit.types.files import write_whole
 
 Predict = Callable[[Sequence[tuple[Turn, ...]]], list[Generation]]
 """Prompts (the turns before the answer) of one batch in, one `Generation` for each out, in order."""

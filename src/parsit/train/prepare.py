@@ -29,13 +29,13 @@ from parsit.config import (
 )
 from parsit.data.dataset import DataSet, Limits, open_data
 from parsit.data.sources import read_sources
+from parsit.files.run_folder import find_model, is_parsit_model, is_run
 from parsit.model import ParsitForConditionalGeneration
 from parsit.model.adapter_files import BaseModel, base_of, is_adapter_folder, load_with_adapters
 from parsit.model.adapters import AdapterSettings, add_adapters
 from parsit.model.import_weights import load_projector
 from parsit.model.projector import build_projector
 from parsit.model.quantize import set_compute_dtype
-from parsit.parse.locate import find_model, is_parsit_model
 from parsit.processing.processor import ParsitProcessor
 from parsit.train.adapters import set_trainable
 from parsit.train.parts import PartReport
@@ -346,5 +346,4 @@ def _adapter_settings(config: TrainConfig) -> AdapterSettings:
 def _projector_place(name: str) -> Path:
     """A file, a folder that holds a projector, or the checkpoint of a run."""
     path = Path(name)
-    is_run = path.is_dir() and ((path / "best.json").exists() or any(path.glob("checkpoint-*")))
-    return find_model(path) if is_run else path
+    return find_model(path) if is_run(path) else path

@@ -11,9 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from parsit.files import write_whole
 from parsit.train.parts import PartReport
 from parsit.types import ParsitError
-from parsit.types.files import write_whole
 
 PROJECT = "parsit"
 MEMORY_FILE = "tracker.json"
