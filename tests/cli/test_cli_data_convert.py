@@ -11,7 +11,7 @@ import pytest
 
 from parsit.cli.data_convert import convert, parse_convert
 from parsit.data.files import read_files
-from parsit.types import InputError, UsageError
+from parsit.types import UsageError
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "data_converter.py"
 GOOD = {"messages": [{"role": "user", "content": "2 + 2?", "name": "Ann"}, {"role": "assistant", "content": "4"}]}

@@ -1,4 +1,4 @@
-"""One rule for every verb that writes: an output never destroys an input, and what is no file is not replaced by one."""
+"""One rule for every verb that writes: an output never destroys an input, and what is no file is not replaced."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def state(folder: Path) -> dict[str, bytes]:
 )
 def test_an_input_is_never_overwritten(folder, argv):
     before = state(folder)
-    with pytest.raises(UsageError, match="would overwrite the input|holds no") as caught:
+    with pytest.raises(UsageError, match=r"would overwrite the input|holds no") as caught:
         dispatch(argv)
     assert "\n" not in str(caught.value)
     assert state(folder) == before

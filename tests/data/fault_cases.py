@@ -63,12 +63,16 @@ class Case:
         return "the file ends there; what was read before stays" if self.good else "the file is passed over"
 
     def run(self, folder: Path) -> tuple[Report, list[Finding]]:
-        """Validate the file, and a good one behind it."""
+        """Make the file and validate it, and a good one behind it."""
+        return self.validate(self.make(folder), folder)
+
+    def validate(self, file: Path, folder: Path) -> tuple[Report, list[Finding]]:
+        """Validate a file that was made, and a good one behind it."""
         neighbour = folder / "neighbour.jsonl"
         neighbour.write_bytes(line({"id": "n", "conversations": TALK}))
         listed = folder / "findings.jsonl"
         options = {"image_folder": folder} | self.options
-        report = validate_files([self.make(folder), neighbour], findings_file=listed, **options)
+        report = validate_files([file, neighbour], findings_file=listed, **options)
         entries = [json.loads(text) for text in listed.read_text().splitlines()]
         return report, [Finding(e["code"], e["place"], e["detail"], e["id"]) for e in entries]
 

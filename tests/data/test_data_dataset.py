@@ -14,7 +14,8 @@ from parsit import hf
 from parsit.data import index as index_module
 from parsit.data.dataset import Limits, open_data
 from parsit.data.files import read_files
-from parsit.data.index import Reading, open_index
+from parsit.data.index import open_index
+from parsit.data.records import DataFile
 from parsit.data.sources import read_sources
 from parsit.types import InputError
 
@@ -67,7 +68,7 @@ def test_samples_come_from_disk_as_the_reader_gives_them_with_the_processors_len
         features = processor.encode(sample.turns)
         assert data.num_tokens[number] == len(features.input_ids)
         assert data.num_tiles[number] == (0 if features.pixel_values is None else len(features.pixel_values))
-    supervised = open_index(Reading(folder / "d.jsonl", folder), processor).column("num_supervised")
+    supervised = open_index(DataFile(folder / "d.jsonl", folder), processor).column("num_supervised")
     assert supervised.tolist() == [processor.encode(sample.turns).num_supervised for sample in expected]
 
 
@@ -97,8 +98,8 @@ def test_whatever_the_lengths_depend_on_is_part_of_the_key(folder, processor, mi
     from dataclasses import replace
 
     path = folder / "d.jsonl"
-    before = open_index(Reading(path, folder), processor).folder
-    reading, other = Reading(path, folder), processor
+    before = open_index(DataFile(path, folder), processor).folder
+    reading, other = DataFile(path, folder), processor
     if what == "time":
         os.utime(path, ns=(1, 1))
     elif what == "ends":
@@ -108,9 +109,9 @@ def test_whatever_the_lengths_depend_on_is_part_of_the_key(folder, processor, mi
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     elif what == "folder":
         (tmp_path / "other").mkdir()
-        reading = Reading(path, tmp_path / "other")
+        reading = DataFile(path, tmp_path / "other")
     elif what == "format":
-        reading = Reading(path, folder, "parsit")
+        reading = DataFile(path, folder, "parsit")
     else:
         other = hf.new_processor(
             replace(mini, multimodal=mini.multimodal | {"image_grid_pinpoints": "(1x1),...,(2x2)"})
@@ -123,18 +124,18 @@ def test_an_interrupted_build_leaves_nothing_that_looks_whole(folder, processor)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        open_index(Reading(folder / "d.jsonl", folder), processor, on_progress=interrupt)
+        open_index(DataFile(folder / "d.jsonl", folder), processor, on_progress=interrupt)
     assert list((index_module.cache_folder() / "index").iterdir()) == []
-    assert len(open_index(Reading(folder / "d.jsonl", folder), processor)) == 20
+    assert len(open_index(DataFile(folder / "d.jsonl", folder), processor)) == 20
 
 
 def test_several_processes_build_the_same_index(folder, processor, monkeypatch):
-    alone = open_index(Reading(folder / "d.jsonl", folder), processor)
+    alone = open_index(DataFile(folder / "d.jsonl", folder), processor)
     columns = {name: alone.column(name).copy() for name in index_module.COLUMNS}
     monkeypatch.setenv("PARSIT_CACHE", str(folder / "other-cache"))
     monkeypatch.setattr(index_module, "_ALONE_UP_TO", 0)
     monkeypatch.setattr(index_module, "_CHUNK", 3)
-    together = open_index(Reading(folder / "d.jsonl", folder), processor, workers=2)
+    together = open_index(DataFile(folder / "d.jsonl", folder), processor, workers=2)
     for name, column in columns.items():
         assert np.array_equal(together.column(name), column), name
 

@@ -17,8 +17,9 @@ from parsit.files import refuse_inputs, refuse_other_content, write_whole
 from parsit.types import InputError, UsageError
 
 if TYPE_CHECKING:
+    from parsit.data.containers import Span
     from parsit.data.dataset import DataSet
-    from parsit.data.selection import Source
+    from parsit.data.records import DataFile
     from parsit.eval.data_show import Shown
     from parsit.eval.data_stats import SetStats
     from parsit.processing.processor import ParsitProcessor
@@ -56,37 +57,28 @@ def show(argv: list[str]) -> int:
 
 
 def _chosen(options: Any, processor: ParsitProcessor) -> Iterator[Shown]:
-    from parsit.data.containers import container_of
     from parsit.data.faults import DataFault
-    from parsit.data.files import image_root
-    from parsit.data.formats import Context, format_named, read_record
+    from parsit.data.records import DataFile
     from parsit.data.sources import read_sources
     from parsit.eval.data_show import show, show_fault
 
-    for path, root, span in _spans(read_sources(options.files, options.image_folder), options, image_root):
-        container = container_of(path)
-        place = container.place(path, span)
+    sources = read_sources(options.files, options.image_folder)
+    files = [DataFile.of(source.path, source.image_folder, options.format) for source in sources]
+    for file, span in _spans(files, options):
         try:
-            value = container.read(path, span)
-            sample = read_record(value, Context(place, root), format_named(options.format))
+            sample = file.sample(span)
         except DataFault as fault:
-            yield show_fault(fault.at(place))
+            yield show_fault(fault)
         else:
             yield show(sample, processor)
 
 
-def _spans(sources: list[Source], options: Any, image_root: Callable[..., Path]) -> Iterator[tuple[Path, Path, Any]]:
+def _spans(files: list[DataFile], options: Any) -> Iterator[tuple[DataFile, Span]]:
     """Where the chosen records lie: the first of all files, or some at random in the files' order."""
     import random
     from itertools import islice
 
-    from parsit.data.containers import container_of
-
-    every = (
-        (source.path, image_root(source.path, source.image_folder), span)
-        for source in sources
-        for span in container_of(source.path).scan(source.path)
-    )
+    every = ((file, span) for file in files for span in file.container.scan(file.path))
     if options.random is None:
         yield from islice(every, options.n)
         return

@@ -21,8 +21,7 @@ from parsit.files import refuse_inputs, refuse_other_content
 from parsit.types import Sample, UsageError
 
 if TYPE_CHECKING:
-    from parsit.data.look import Rules
-    from parsit.data.validate import Report
+    from parsit.data.validate import Report, Rules
     from parsit.processing.processor import ParsitProcessor
 
 _COLUMNS = ("code", "count", "level", "meaning", "for example", "what to do")
@@ -63,7 +62,7 @@ def _parse(argv: list[str]) -> dict[str, Any]:
     option: Callable[..., Any] = parser.add_argument
     option("files", nargs="*", metavar="FILE", help="data files, {a,b}.json, or mixtures (.yaml)")
     option("--input", metavar="FILE", help="one more data file")
-    option("--image_folder", metavar="DIR", help="where image paths start; without it, image files are not opened")
+    option("--image_folder", metavar="DIR", help="where image paths start; by default each file's own folder")
     option("--format", choices=("auto", *FORMATS), default="auto", help="the records' format; auto: each record's own")
     option("--deep", action="store_true", help="decode every image, instead of its header and its end alone")
     option("--model", metavar="M", help="a model's folder or a preset: ask for samples that are too long for it")
@@ -92,14 +91,14 @@ def _is_findings(head: bytes) -> bool:
 
 
 def _rules(options: dict[str, Any]) -> Rules:
-    from parsit.data.look import Rules
+    from parsit.data.validate import Rules
 
     rules = Rules(options["format"], options["deep"])
     if options["model"] is None:
         return rules
     quiet_libraries()
     _processor(options["model"])  # what is wrong with the model is said now
-    return Rules(options["format"], options["deep"], None, TokenCount(options["model"]), options["model_max_length"])
+    return Rules(options["format"], options["deep"], True, TokenCount(options["model"]), options["model_max_length"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +147,6 @@ def _show(report: Report) -> None:
         widths = [max(len(row[column]) for row in (_COLUMNS, *rows)) for column in range(len(_COLUMNS))]
         for row in (_COLUMNS, *rows):
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    if report.images_not_looked_at:
-        print(f"{report.images_not_looked_at:,} image files were not looked at: name their --image_folder")
     print(f"{report.good:,} of {report.samples:,} samples would be trained on")
 
 

@@ -19,11 +19,11 @@ from typing import Any
 from parsit.data.containers import container_of, records
 from parsit.data.convert_settings import ConvertSettings
 from parsit.data.faults import DataFault, Finding
-from parsit.data.files import image_root
 from parsit.data.formats import Context, Format, ImageNames, not_carried, recognise
 from parsit.data.formats.images import image_list
 from parsit.data.image_output import ImageFiles, PathNames, data_url
 from parsit.data.images import check_image
+from parsit.data.records import image_root
 from parsit.data.writers import Output, output_for
 from parsit.files import WholeFile
 from parsit.types import FileSlice, ImageRef

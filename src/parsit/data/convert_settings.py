@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parsit.data.containers import container_of
-from parsit.data.files import image_root
 from parsit.data.formats import FORMATS, Format, format_named
+from parsit.data.records import image_root
 from parsit.files import refuse_inputs
 from parsit.types import InputError, UsageError
 

@@ -12,21 +12,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from parsit.data.faults import FAULTS, DataFault, Finding
-from parsit.data.files import image_root
-from parsit.data.formats import Context, format_named, read_record
-from parsit.data.index import FileIndex, Reading, open_index
+from parsit.data.index import FileIndex, open_index
+from parsit.data.records import DataFile, duplicate_ids
 from parsit.data.selection import Source, select
 from parsit.files import write_whole
 from parsit.processing.processor import ParsitProcessor
 from parsit.types import InputError, Sample
 
 OverLong = Literal["error", "skip", "truncate"]
+# Codes that set something aside without a broken record.
+_NO_BAD_RECORD = ("over-long", "too-many-tiles", "file-empty")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +74,7 @@ class SampleStore(Sequence[Sample]):
             DataFault: the file changed since it was indexed.
         """
         file = self.files[self.file_numbers[number]]
-        reading, span = file.reading, file.span(int(self.rows[number]))
-        place = file.container.place(reading.path, span)
-        try:
-            value = file.container.read(reading.path, span)
-        except DataFault as fault:
-            raise fault.at(place) from fault
-        sample = read_record(value, Context(place, reading.root), format_named(reading.format_name))
+        sample = file.data.sample(file.span(int(self.rows[number])))
         kept = int(self.keep_turns[number])
         return replace(sample, turns=sample.turns[:kept]) if kept else sample
 
@@ -87,8 +83,9 @@ class SampleStore(Sequence[Sample]):
 class DataSet:
     """Samples and their lengths.
 
-    `num_tokens`, `num_tiles`: `int64[samples]`. `set_aside`: how many records each fault code took, `noted`: what is
-    worth knowing of the others. `num_records`: all records that were looked at.
+    `num_tokens`, `num_tiles`: `int64[samples]`. `set_aside`: how many records each fault code took, each record counted
+    under its first fault, and files with something wrong as a whole; `noted`: what is worth knowing of the others.
+    `num_records`: all records that were looked at. `findings`: everything that was found, in order.
     """
 
     samples: Sequence[Sample]
@@ -102,6 +99,11 @@ class DataSet:
     def __len__(self) -> int:
         """Number of samples."""
         return len(self.num_tokens)
+
+    @property
+    def num_bad(self) -> int:
+        """Records that were set aside because they are broken, not because the run's limits leave them out."""
+        return sum(count for code, count in self.set_aside.items() if code not in _NO_BAD_RECORD)
 
     @cached_property
     def digest(self) -> bytes:
@@ -173,27 +175,28 @@ def open_data(
     Raises:
         InputError: too much is bad, nothing is left, or a sample is too long and `over_long` is `error`.
     """
-    files: dict[Reading, FileIndex] = {}
-    chosen: list[tuple[Reading, np.ndarray]] = []
+    files: dict[DataFile, FileIndex] = {}
+    chosen: list[tuple[DataFile, np.ndarray]] = []
     for source in sources:
-        reading = Reading(source.path, image_root(source.path, source.image_folder or image_folder), format_name)
-        if reading not in files:
+        data = DataFile.of(source.path, source.image_folder or image_folder, format_name)
+        if data not in files:
             tell = (lambda done, total, path=source.path: on_progress(path, done, total)) if on_progress else None
-            files[reading] = open_index(reading, processor, workers, tell)
-        chosen.append((reading, select(source, len(files[reading]), seed)))
+            files[data] = open_index(data, processor, workers, tell)
+        chosen.append((data, select(source, len(files[data]), seed)))
     _require_good(list(files.values()), limits.max_bad_fraction)
-    numbers = {reading: number for number, reading in enumerate(files)}
-    file_numbers = np.concatenate([np.full(len(rows), numbers[reading], np.uint32) for reading, rows in chosen])
+    numbers = {data: number for number, data in enumerate(files)}
+    file_numbers = np.concatenate([np.full(len(rows), numbers[data], np.uint32) for data, rows in chosen])
     rows = np.concatenate([rows.astype(np.uint32) for _, rows in chosen])
     store = SampleStore(list(files.values()), file_numbers, rows, np.zeros(len(rows), np.uint16))
-    return _within_limits(store, [rows for _, rows in chosen], [files[r] for r, _ in chosen], processor, limits)
+    return _within_limits(store, [rows for _, rows in chosen], [files[data] for data, _ in chosen], processor, limits)
 
 
 def _require_good(files: Sequence[FileIndex], max_bad_fraction: float) -> None:
     bad = sum((file.fault_counts for file in files), Counter[str]())
+    del bad["file-empty"]
     records = sum(file.num_records for file in files)
     if bad.total() > max_bad_fraction * records:
-        first = next(finding for file in files for finding in file.findings())
+        first = next(finding for file in files for finding in file.findings() if finding.code in bad)
         by_code = ", ".join(f"{code} {count:,}" for code, count in bad.most_common())
         listed = ", ".join(str(file.findings_file) for file in files if file.fault_counts)
         raise InputError(
@@ -239,11 +242,11 @@ def _within_limits(
         raise InputError(
             f"no sample is left of {records:,} records: " + (findings[0].detail if findings else "the files hold none")
         )
-    unique = {file.folder: file for file in files}.values()
-    hashes = np.concatenate([file.column("id_hash") for file in unique])
-    duplicates = len(hashes) - len(np.unique(hashes))
     codes = Counter(finding.code for finding in findings)
-    noted = Counter({code: count for code, count in codes.items() if FAULTS[code].level == "note"})
+    cut = Counter({code: count for code, count in codes.items() if FAULTS[code].level == "note"})
+    noted = sum((file.note_counts for file in store.files), cut)
+    hashes = np.concatenate([file.column("id_hash") for file in store.files])
+    duplicates = len(hashes) - len(np.unique(hashes))
     if duplicates:
         noted["id-duplicate"] = duplicates
     kept = SampleStore(store.files, store.file_numbers[keep], store.rows[keep], store.keep_turns[keep])
@@ -252,10 +255,22 @@ def _within_limits(
         num_tokens[keep],
         num_tiles[keep],
         sum(file.num_records for file in store.files),
-        sum((file.fault_counts for file in unique), codes - noted),
+        sum((file.fault_counts for file in store.files), codes - cut),
         noted,
-        lambda: iter([*(f for file in unique for f in file.findings()), *findings]),
+        lambda: chain(*(file.findings() for file in store.files), findings, _duplicates(store.files, hashes)),
     )
+
+
+def _duplicates(files: Sequence[FileIndex], hashes: np.ndarray) -> Iterator[Finding]:
+    """A note for each good sample whose id one before it has."""
+    starts = np.cumsum([0, *(len(file) for file in files)])
+
+    def whose(row: int) -> tuple[str, str]:
+        number = int(np.searchsorted(starts, row, side="right")) - 1
+        sample = files[number].data.sample(files[number].span(int(row - starts[number])))
+        return sample.place, sample.id
+
+    return duplicate_ids(hashes, whose)
 
 
 def _gather(name: str, files: Sequence[FileIndex], rows: Sequence[np.ndarray]) -> np.ndarray:
