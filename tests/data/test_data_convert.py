@@ -120,7 +120,7 @@ def expressible(sample, name):
         literal = any(
             "<image>" in p for t in sample.turns if t.role != "assistant" for p in t.parts if isinstance(p, str)
         )
-        return not in_answers and not (sample.images and literal)
+        return not in_answers and not literal
     return True
 
 

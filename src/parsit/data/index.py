@@ -25,7 +25,7 @@ import numpy as np
 from parsit.data.containers import Span
 from parsit.data.faults import DataFault, Finding, Level
 from parsit.data.parallel import in_order
-from parsit.data.records import Checked, Checks, DataFile, id_hash
+from parsit.data.records import Checks, DataFile, id_hash
 from parsit.files import whole_folder
 from parsit.processing.chat import count_chats
 from parsit.processing.processor import ParsitProcessor
@@ -260,6 +260,10 @@ def _examine(spans: np.ndarray, data: DataFile, processor: ParsitProcessor, work
             yield from made
 
 
+# A good record: its place, its sample, the (width, height) of each of its images.
+_Good = tuple[Span, Sample, list[tuple[int, int]]]
+
+
 class _Job:
     """Examines chunks of one file."""
 
@@ -267,28 +271,34 @@ class _Job:
         self.checks, self.processor = Checks(data), processor
 
     def __call__(self, rows: np.ndarray) -> _Chunk:
-        checked = [self.checks(Span(*row)) for row in rows.tolist()]
-        kept = [(one, one.record.sample) for one in checked if one.record is not None and one.first_fault is None]
-        return _Chunk(self._columns(kept), [one.findings for one in checked if one.findings], len(rows))
+        kept: list[_Good] = []
+        findings: list[list[Finding]] = []
+        for span in (Span(*row) for row in rows.tolist()):
+            checked = self.checks(span)
+            if checked.findings:
+                findings.append(checked.findings)
+            if checked.record is not None and checked.first_fault is None:
+                kept.append((span, checked.record.sample, checked.sizes))
+        return _Chunk(self._columns(kept), findings, len(rows))
 
-    def _columns(self, kept: Sequence[tuple[Checked, Sample]]) -> dict[str, np.ndarray]:
+    def _columns(self, kept: Sequence[_Good]) -> dict[str, np.ndarray]:
         layout = self.processor.image_processor.layout
-        plans = [[layout.plan(*size) for size in one.sizes] for one, _ in kept]
+        plans = [[layout.plan(*size) for size in sizes] for _, _, sizes in kept]
         lengths = count_chats(
-            [sample.turns for _, sample in kept],
+            [sample.turns for _, sample, _ in kept],
             [[plan.num_tokens for plan in plans_of_one] for plans_of_one in plans],
             self.processor.tokenizer,
             self.processor.chat_tokens,
         )
         columns = {
-            "number": [one.span.number for one, _ in kept],
-            "offset": [one.span.offset for one, _ in kept],
-            "size": [one.span.size for one, _ in kept],
+            "number": [span.number for span, _, _ in kept],
+            "offset": [span.offset for span, _, _ in kept],
+            "size": [span.size for span, _, _ in kept],
             "num_tokens": [length.num_tokens for length in lengths],
             "num_supervised": [length.num_supervised for length in lengths],
             "num_tiles": [sum(plan.num_tiles for plan in plans_of_one) for plans_of_one in plans],
             "num_images": [len(plans_of_one) for plans_of_one in plans],
-            "id_hash": [id_hash(sample.id) for _, sample in kept],
+            "id_hash": [id_hash(sample.id) for _, sample, _ in kept],
         }
         return {name: np.array(values, COLUMNS[name]) for name, values in columns.items()}
 

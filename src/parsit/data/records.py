@@ -96,13 +96,13 @@ class DataFile:
         """What messages call a record, such as `train.jsonl:12`."""
         return self.container.place(self.path, span)
 
-    def read(self, span: Span) -> ReadRecord:
-        """One record.
+    def read(self, span: Span, place: str = "") -> ReadRecord:
+        """One record; `place` where it is known already.
 
         Raises:
             DataFault: what is wrong with it, with its place.
         """
-        place = self.place(span)
+        place = place or self.place(span)
         try:
             record = self.container.read(self.path, span)
         except DataFault as fault:
@@ -169,6 +169,8 @@ class Checked:
     @property
     def first_fault(self) -> Finding | None:
         """Why the record is set aside; None: it is good."""
+        if not self.findings:  # nearly all are so
+            return None
         return next((finding for finding in self.findings if finding.level == "fault"), None)
 
 
@@ -189,9 +191,9 @@ class Checks:
         """Read a record and look at its images; whatever is wrong is in the findings."""
         checked = Checked(span, self.file.place(span))
         try:
-            record = self.file.read(span)
+            record = self.file.read(span, checked.place)
         except DataFault as fault:
-            checked.findings.append(fault.at(checked.place).finding())
+            checked.findings.append(fault.finding())
             return checked
         checked.record = record
         if self.images:

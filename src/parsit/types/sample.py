@@ -69,6 +69,8 @@ class Turn:
     @property
     def text(self) -> str:
         """The turn's text without its images."""
+        if len(self.parts) == 1 and isinstance(self.parts[0], str):  # nearly all are so
+            return self.parts[0]
         return "".join(part for part in self.parts if isinstance(part, str))
 
 

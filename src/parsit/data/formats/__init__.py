@@ -16,6 +16,7 @@ from parsit.data.containers import RecordWithFiles
 from parsit.data.faults import DataFault
 from parsit.data.formats import huggingface, native, openai, sharegpt
 from parsit.data.formats.common import Context, Format, ImageNames, Written, check_turns
+from parsit.data.formats.images import looks_like_image, named_like_image
 from parsit.types import Sample
 
 FORMATS: dict[str, Format] = {
@@ -94,9 +95,38 @@ def recognise(record: Any, context: Context, format: Format | None = None) -> tu
             raise DataFault("format-mismatch", f"the record is not in the {format.name} format")
         sample = format.read(record, context)
         check_turns(sample)
+        if not any(turn.images for turn in sample.turns):
+            _refuse_lost_image(record, format)
     except DataFault as fault:
+        if fault.code == "image-markers-extra" and (guess := _unread_images(record, format)):
+            fault = DataFault(fault.code, f"{fault.detail}; {', '.join(guess)} may hold it, and is not read")
         raise fault.at(context.place) from None
     return format, sample
+
+
+def _refuse_lost_image(record: dict[str, Any], format: Format) -> None:
+    """Refuse a record without images that has one in a field which nothing reads: the model would be trained blind.
+
+    Raises:
+        DataFault: `image-field-unknown`.
+    """
+    lost = [name for name in _unread_images(record, format) if named_like_image(name)]
+    if lost:
+        raise DataFault("image-field-unknown", f"the record has no image, but {', '.join(lost)} looks like one")
+
+
+def _unread_images(record: dict[str, Any], format: Format) -> list[str]:
+    """The fields of a record and of its turns that its format's reader does not know and that look like images."""
+    names: list[str] = []
+    if not record.keys() <= format.fields:
+        names += [name for name in sorted(record.keys() - format.fields) if looks_like_image(record[name])]
+    for key in _TURN_LISTS:
+        turns = record.get(key)
+        for turn in turns if isinstance(turns, list) else ():
+            if isinstance(turn, dict) and not turn.keys() <= format.turn_fields:
+                unknown = sorted(turn.keys() - format.turn_fields)
+                names += [f"{key}[].{name}" for name in unknown if looks_like_image(turn[name])]
+    return [repr(name[:60]) for name in dict.fromkeys(names)]
 
 
 def not_carried(record: dict[str, Any], format: Format) -> list[str]:
@@ -104,7 +134,9 @@ def not_carried(record: dict[str, Any], format: Format) -> list[str]:
 
     Fields of turns come as `conversations[].weight`, members of a tar file beside record and images as `.cls`.
     """
-    names = [str(name) for name in record.keys() - format.fields if record[name] is not None]
+    names: list[str] = []
+    if not record.keys() <= format.fields:
+        names += [str(name) for name in record.keys() - format.fields if record[name] is not None]
     for key in _TURN_LISTS:
         turns = record.get(key)
         if not isinstance(turns, list):
@@ -112,7 +144,7 @@ def not_carried(record: dict[str, Any], format: Format) -> list[str]:
         unknown = {
             name
             for turn in turns
-            if isinstance(turn, dict)
+            if isinstance(turn, dict) and not turn.keys() <= format.turn_fields
             for name in turn.keys() - format.turn_fields
             if turn[name] is not None
         }

@@ -47,7 +47,7 @@ def read(record: dict[str, Any], context: Context) -> Sample:
     images = images_of(record, context)
     remaining = iter(images)
     turns = read_messages(messages, context, lambda part, number: _image_of(part, number, context, remaining))
-    if images and not _has_placeholders(messages):
+    if not _has_placeholders(messages):  # without images too: a marker is then one too many
         turns = turns_with_images([(turn.role, turn.text) for turn in turns], images)
     elif (left := sum(1 for _ in remaining)) > 0:
         raise DataFault("image-markers-missing", f"{left} of {len(images)} images have no part that stands for them")

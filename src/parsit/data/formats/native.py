@@ -4,9 +4,9 @@ r"""Parsit's native format, which is LLaVA's with two additions.
                                                     {"from": "gpt", "value": "Hello"}]}
 
 `image` is a path or a list of paths, relative to the image folder. `<image>` in a human turn marks where an image
-goes; in a record without images, and in a gpt turn, it is plain text. The additions: `glyphs` holds one list of
-`[text, x0, y0, x1, y1]` for each image; and a `value` may be a list of texts and nulls, a null for each image, where
-a text with a literal `<image>`, or an image in an answer, could not be written otherwise.
+goes; in a gpt turn it is plain text. The additions: `glyphs` holds one list of `[text, x0, y0, x1, y1]` for each
+image; and a `value` may be a list of texts and nulls, a null for each image, where a text with a literal `<image>`, or
+an image in an answer, could not be written otherwise.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ def sniff(record: dict[str, Any]) -> bool:
 def read(record: dict[str, Any], context: Context) -> Sample:
     """A native record. Raises `DataFault`."""
     turns = turn_list(record, "conversations")
+    name = sample_id(record, context)
     values = image_list(record.get("image"))
     images = [
         image_ref(value, context, glyphs)
@@ -67,7 +68,7 @@ def read(record: dict[str, Any], context: Context) -> Sample:
             (role_of(turn, "from", ROLES, n), text_of(turn, "value", n)) for n, turn in enumerate(turns)
         ]
         made = turns_with_images(raw, images)
-    return Sample(sample_id(record, context), made, context.place)
+    return Sample(name, made, context.place)
 
 
 def _turn_of_list(turn: dict[str, Any], number: int, images: Iterator[ImageRef]) -> Turn:
@@ -102,7 +103,7 @@ def write_llava(sample: Sample, name_of: ImageNames) -> Written:
     """A sample as LLaVA writes it.
 
     Raises:
-        DataFault: a text with a literal `<image>` beside images, or an image in an answer.
+        DataFault: a text with a literal `<image>`, or an image in an answer.
     """
     texts = marked_texts(sample)
     if texts is None:
