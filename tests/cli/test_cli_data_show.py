@@ -116,3 +116,32 @@ def test_wrong_usage_is_one_line(folder, monkeypatch, argv, error, message):
     with pytest.raises(error, match=re.escape(message)) as caught:
         dispatch(["data", *argv])
     assert "\n" not in str(caught.value)
+
+
+def test_what_the_model_would_set_aside_is_no_good_sample(folder, capsys):
+    long = {"id": "long", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "word " * 600}]}
+    with (folder / "d.jsonl").open("a") as file:
+        file.write("\n" + json.dumps(long))
+    out = folder / "page.html"
+    data_show.show([str(folder / "d.jsonl"), "--model", "tiny/scratch", "--out", str(out)])
+    assert capsys.readouterr().out.startswith("9 samples, 3 with a fault:")
+    assert "more than --model_max_length 512" in out.read_text()
+    data_show.show([str(folder / "d.jsonl"), "--model_max_length", "5000", "--out", str(out)])
+    assert capsys.readouterr().out.startswith("9 samples, 2 with a fault:")
+    for more, aside in (([], 1), (["--model_max_length", "5000"], 0)):
+        data_show.stats([str(folder / "d.jsonl"), "--json", *more])
+        assert json.loads(capsys.readouterr().out)[0]["set_aside"].get("over-long", 0) == aside
+
+
+def test_a_runs_folder_has_its_own_limit(folder, tmp_path):
+    from parsit.cli.data_model import max_length_of
+
+    checkpoint = tmp_path / "run" / "checkpoint-3"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "config.json").write_text("{}")
+    assert max_length_of(str(tmp_path / "run"), None) is None
+    (checkpoint / "train_config.yaml").write_text("model_max_length: 77\n")
+    assert max_length_of(str(tmp_path / "run"), None) == max_length_of(str(checkpoint), None) == 77
+    (checkpoint / "train_config.yaml").write_text("[")
+    with pytest.raises(InputError, match="give --model_max_length"):
+        max_length_of(str(checkpoint), None)

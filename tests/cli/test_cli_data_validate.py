@@ -179,8 +179,8 @@ def test_all_findings_are_written_and_only_findings_are_replaced(tmp_path):
     [
         ([], "name at least one data file"),
         (["d.jsonl", "--workers", "0"], "--workers must be 1 or more"),
-        (["d.jsonl", "--model", "tiny"], "--model and --model_max_length belong together"),
-        (["d.jsonl", "--model_max_length", "9"], "--model and --model_max_length belong together"),
+        (["d.jsonl", "--model_max_length", "9"], "name the --model as well"),
+        (["d.jsonl", "--model", "tiny/nostage"], "nostage"),
         (["d.jsonl", "--model", "tiny", "--model_max_length", "0"], "--model_max_length must be 1 or more"),
     ],
 )
@@ -205,6 +205,11 @@ def test_with_a_model_samples_that_are_too_long_are_found(tmp_path, picture):
     assert validate([str(path), "--model", "tiny", "--model_max_length", "300", "--findings", str(out)]) == 1
     entries = [json.loads(line) for line in out.read_text().splitlines()]
     assert [(entry["code"], entry["id"]) for entry in entries] == [("over-long", "long"), ("image-missing", "m")]
+    long["conversations"][1]["value"] = "word " * 600
+    write(path, long)
+    for model in ("tiny", "tiny/scratch"):  # which trains on 512 tokens at most
+        assert validate([str(path), "--model", model, "--findings", str(out)]) == 1
+        assert json.loads(out.read_text())["code"] == "over-long"
     with pytest.raises(InputError, match="no Parsit model there"):
         validate([str(path), "--model", str(tmp_path), "--model_max_length", "300"])
 

@@ -171,6 +171,10 @@ def test_too_much_that_is_bad_stops_the_run_with_the_first_place_and_the_list(fo
         opened(folder, processor)
     with pytest.raises(InputError, match=r"first: .*d\.jsonl:3: .*findings\.jsonl"):
         opened(folder, processor)
+    with pytest.raises(InputError, match=r"all are listed in .*run/set_aside\.jsonl"):
+        opened(folder, processor, findings_file=folder / "run" / "set_aside.jsonl")
+    (entry,) = map(json.loads, lines_of(folder / "run" / "set_aside.jsonl"))
+    assert (entry["code"], entry["place"]) == ("json-broken", f"{folder}/d.jsonl:3")
 
 
 def test_over_long_samples_are_skipped_cut_or_refused(folder, processor):
@@ -244,8 +248,15 @@ def test_a_store_travels_to_workers_without_its_columns(folder, processor):
 
 
 def test_nothing_left_is_an_error(folder, processor):
-    with pytest.raises(InputError, match="no sample is left of 20 records"):
-        opened(folder, processor, Limits(3))
+    with pytest.raises(
+        InputError, match=r"no sample is left of 20 records: the shortest has \d+ tokens.*raise it to .*line"
+    ):
+        opened(folder, processor, Limits(3), findings_file=folder / "run" / "set_aside.jsonl")
+    listed = [json.loads(line) for line in lines_of(folder / "run" / "set_aside.jsonl")]
+    assert [entry["code"] for entry in listed] == ["over-long"] * 20
+    write(folder / "tiles.jsonl", [line for line in lines_of(folder / "d.jsonl") if '"image"' in line][-2:])
+    with pytest.raises(InputError, match="none is within --max_tiles_per_pack 1: raise it"):
+        opened(folder, processor, Limits(512, max_tiles=1), name="tiles.jsonl")
     write(folder / "empty.jsonl", [""])
     with pytest.raises(InputError, match="no sample is left"):
         opened(folder, processor, name="empty.jsonl")

@@ -1,4 +1,4 @@
-"""Whatever validation passes, training can read: a property over all formats, of records that were changed at random."""
+"""Whatever validation passes, training can read: a property over all formats, of records changed at random."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import warnings
@@ -18,6 +19,7 @@ _PLAIN_EVERY_S = 10.0
 def quiet_libraries() -> None:
     """Keep transformers' bars and notices out of Parsit's output; its errors still come."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it complains of a home that cannot be written to
     # DeepSpeed calls functions of torch that newer versions rename; nobody here can do anything about that.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     import torch
@@ -25,10 +27,10 @@ def quiet_libraries() -> None:
     if not torch.cuda.is_available():
         # Where DeepSpeed is installed libraries ask it what to run on, and it guesses aloud.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
 
 
 def say(line: str) -> None:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from parsit.cli.console import bar, bars, quiet_libraries, say
+from parsit.cli.data_model import add_model_options, max_length_of, processor_of
 from parsit.cli.parser import Parser
 from parsit.files import refuse_inputs, refuse_other_content, write_whole
 from parsit.types import InputError, UsageError
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from parsit.eval.data_show import Shown
     from parsit.eval.data_stats import SetStats
     from parsit.processing.processor import ParsitProcessor
+
+
+# Tokens of a pack for a model's folder that does not say how it was trained.
+_LENGTH_OF_OTHERS = 4096
 
 
 def show(argv: list[str]) -> int:
@@ -37,12 +42,13 @@ def show(argv: list[str]) -> int:
     if options.n < 1:
         raise UsageError(f"--n is {options.n}: it must be at least 1")
     _require_page_place(options)
-    processor = _processor(options.model)
+    quiet_libraries()
+    processor, limit = processor_of(options.model), max_length_of(options.model, options.model_max_length)
     from parsit.eval.data_show import page
 
     shown: list[Shown] = []
     with bar("samples", options.n) as advance:
-        for one in _chosen(options, processor):
+        for one in _chosen(options, processor, limit):
             shown.append(one)
             advance(1)
     if not shown:
@@ -50,13 +56,14 @@ def show(argv: list[str]) -> int:
     bad = sum(bool(one.error) for one in shown)
     how = "the first" if options.random is None else f"chosen at random (seed {options.random})"
     notes = [f"{len(shown)} samples of {', '.join(options.files)}, {how}, as {options.model} sees them."]
+    notes += [f"The longest sample may have {limit:,} tokens."] if limit else []
     notes += [f"{bad} of them would not be trained on."] if bad else []
     path = write_whole(Path(options.out), page("Samples", shown, notes))
     print(f"{len(shown)} samples, {bad} with a fault: {path}")
     return 0
 
 
-def _chosen(options: Any, processor: ParsitProcessor) -> Iterator[Shown]:
+def _chosen(options: Any, processor: ParsitProcessor, limit: int | None) -> Iterator[Shown]:
     from parsit.data.faults import DataFault
     from parsit.data.records import DataFile
     from parsit.data.sources import read_sources
@@ -70,7 +77,7 @@ def _chosen(options: Any, processor: ParsitProcessor) -> Iterator[Shown]:
         except DataFault as fault:
             yield show_fault(fault)
         else:
-            yield show(sample, processor)
+            yield show(sample, processor, limit)
 
 
 def _spans(files: list[DataFile], options: Any) -> Iterator[tuple[DataFile, Span]]:
@@ -92,20 +99,20 @@ def stats(argv: list[str]) -> int:
     parser = Parser("parsit data stats", "Lengths, tiles, and how full packs and batches would be, for each set.")
     option: Callable[..., Any] = parser.add_argument
     _common_options(option)
-    option("--model_max_length", type=int, default=4096, metavar="N", help="tokens of a pack and of the longest sample")
     option("--batch_size", type=int, default=8, metavar="N", help="samples of a padded batch")
     option("--out", metavar="FILE", help="a page with plots, .html")
     option("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(argv)
-    for name in ("model_max_length", "batch_size"):
-        if options[name] < 1:
-            raise UsageError(f"--{name} is {options[name]}: it must be at least 1")
+    if options.batch_size < 1:
+        raise UsageError(f"--batch_size is {options.batch_size}: it must be at least 1")
     if options.out:
         _require_page_place(options)
-    processor = _processor(options.model)
+    quiet_libraries()
+    processor = processor_of(options.model)
+    limit = max_length_of(options.model, options.model_max_length) or _LENGTH_OF_OTHERS
     from parsit.eval.data_stats import page
 
-    sets = _sets(options, processor)
+    sets = _sets(options, processor, limit)
     numbers = [made for made, _ in sets]
     if options.json:
         print(json.dumps([one.as_json() for one in numbers], indent=2))
@@ -113,25 +120,25 @@ def stats(argv: list[str]) -> int:
         _print(numbers)
     if options.out:
         notes = [
-            f"As {options.model} counts them: packs of {options.model_max_length:,} tokens, batches of "
+            f"As {options.model} counts them: packs and samples of at most {limit:,} tokens, batches of "
             f"{options.batch_size} samples of like length."
         ]
         say(f"page: {write_whole(Path(options.out), page('The data in numbers', sets, notes))}")
     return 0
 
 
-def _sets(options: Any, processor: ParsitProcessor) -> list[tuple[SetStats, DataSet]]:
+def _sets(options: Any, processor: ParsitProcessor, max_length: int) -> list[tuple[SetStats, DataSet]]:
     from parsit.data.dataset import Limits, open_data
     from parsit.data.sources import read_sources
     from parsit.eval.data_stats import stats_of
 
     # Nothing is trained here: whatever is bad is counted, and the rest described.
-    limits = Limits(options.model_max_length, max_bad_fraction=1.0)
+    limits = Limits(max_length, max_bad_fraction=1.0)
     sets = []
     with bars("counting") if not options.json else nullcontext() as advance:
         for source in read_sources(options.files, options.image_folder):
             data = open_data([source], processor, limits, format_name=options.format, on_progress=advance)
-            sets.append((stats_of(source.name, data, options.model_max_length, options.batch_size), data))
+            sets.append((stats_of(source.name, data, max_length, options.batch_size), data))
     return sets
 
 
@@ -163,7 +170,7 @@ def _print(sets: list[SetStats]) -> None:
 
 def _common_options(option: Callable[..., Any]) -> None:
     option("files", nargs="+", metavar="FILE", help="data files, {a,b}.json, or a mixture (.yaml)")
-    option("--model", default="tiny", metavar="M", help="a model's folder or a preset, whose tokens and tiles count")
+    add_model_options(option, default="tiny")
     option("--image_folder", metavar="DIR", help="where image paths start; by default each file's own folder")
     option("--format", default="auto", metavar="NAME", help="the records' format; auto: each record's own")
 
@@ -171,15 +178,12 @@ def _common_options(option: Callable[..., Any]) -> None:
 def _require_page_place(options: Any) -> None:
     """Refuse an `--out` that holds data, images or anything else but an older page. Raises `UsageError`."""
     from parsit.data.sources import files_read, read_sources
-    from parsit.eval.html import is_page
 
     out = Path(options.out)
     refuse_inputs(out, files_read(options.files, read_sources(options.files, options.image_folder)))
-    refuse_other_content(out, is_page, "page")
+    refuse_other_content(out, _is_page, "page")
 
 
-def _processor(name: str) -> ParsitProcessor:
-    quiet_libraries()
-    from parsit.hf import processor_named
-
-    return processor_named(name)
+def _is_page(head: bytes) -> bool:
+    """Whether a file that begins with these bytes is a page of HTML."""
+    return head.lstrip().lower().startswith((b"<!doctype html", b"<html"))

@@ -6,8 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +15,16 @@ from rich.table import Table
 from rich.text import Text
 
 from parsit.cli.console import bar, quiet_libraries
+from parsit.cli.data_model import add_model_options, max_length_of, processor_of
 from parsit.cli.parser import Parser
 from parsit.files import refuse_inputs, refuse_other_content
 from parsit.types import Sample, UsageError
 
 if TYPE_CHECKING:
+    from parsit.data.faults import Finding
     from parsit.data.validate import Report, Rules
-    from parsit.processing.processor import ParsitProcessor
 
+_EXAMPLE_CHARS = 160
 _COLUMNS = ("code", "count", "level", "meaning", "for example", "what to do")
 
 
@@ -65,8 +66,7 @@ def _parse(argv: list[str]) -> dict[str, Any]:
     option("--image_folder", metavar="DIR", help="where image paths start; by default each file's own folder")
     option("--format", choices=("auto", *FORMATS), default="auto", help="the records' format; auto: each record's own")
     option("--deep", action="store_true", help="decode every image, instead of its header and its end alone")
-    option("--model", metavar="M", help="a model's folder or a preset: ask for samples that are too long for it")
-    option("--model_max_length", type=int, metavar="N", help="with --model: the longest sample in tokens")
+    add_model_options(option, default=None)
     option("--findings", metavar="FILE", help="write every finding as a line of JSON")
     option("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
     options = parser.parse_args(argv).as_dict()
@@ -74,10 +74,8 @@ def _parse(argv: list[str]) -> dict[str, Any]:
         raise UsageError("data validate: name at least one data file (`parsit data validate --help`)")
     if options["workers"] < 1:
         raise UsageError(f"--workers must be 1 or more, not {options['workers']}")
-    if (options["model"] is None) != (options["model_max_length"] is None):
-        raise UsageError("--model and --model_max_length belong together: give both or neither")
-    if options["model_max_length"] is not None and options["model_max_length"] < 1:
-        raise UsageError(f"--model_max_length must be 1 or more, not {options['model_max_length']}")
+    if options["model"] is None and options["model_max_length"] is not None:
+        raise UsageError("--model_max_length counts a model's tokens: name the --model as well")
     return options
 
 
@@ -96,9 +94,12 @@ def _rules(options: dict[str, Any]) -> Rules:
     rules = Rules(options["format"], options["deep"])
     if options["model"] is None:
         return rules
+    limit = max_length_of(options["model"], options["model_max_length"])
+    if limit is None:
+        raise UsageError(f"--model {options['model']} does not say how it was trained: give --model_max_length too")
     quiet_libraries()
-    _processor(options["model"])  # what is wrong with the model is said now
-    return Rules(options["format"], options["deep"], True, TokenCount(options["model"]), options["model_max_length"])
+    processor_of(options["model"])  # what is wrong with the model is said now
+    return replace(rules, count=TokenCount(options["model"]), model_max_length=limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +110,7 @@ class TokenCount:
 
     def __call__(self, sample: Sample) -> int:
         """Tokens, those of its images included. Raises `InputError`."""
-        return _processor(self.model).count(sample.turns)[0]
-
-
-@lru_cache(maxsize=1)
-def _processor(model: str) -> ParsitProcessor:
-    from parsit.hf import processor_named
-
-    return processor_named(model)
+        return processor_of(self.model).count(sample.turns)[0]
 
 
 @contextmanager
@@ -169,13 +163,15 @@ def _rows(report: Report) -> list[tuple[str, ...]]:
             f"{report.counts[code]:,}",
             FAULTS[code].level,
             FAULTS[code].meaning,
-            _printable(report.examples[code][0].place),
+            _shortened(report.examples[code][0]),
             FAULTS[code].remedy,
         )
         for code in codes
     ]
 
 
-def _printable(text: str) -> str:
-    """A place on one line and without control characters: names in tar files and data sets are strangers' words."""
-    return text if text.isprintable() else repr(text)
+def _shortened(finding: Finding) -> str:
+    """Place and detail on one line and without control characters: names in data sets are strangers' words."""
+    text = f"{finding.place}: {finding.detail}"
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= _EXAMPLE_CHARS else f"{text[:_EXAMPLE_CHARS]}…"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
@@ -129,7 +129,11 @@ class DataSet:
 
     def write_findings(self, path: Path) -> None:
         """All that was set aside or noted, one JSON object a line."""
-        write_whole(path, "".join(json.dumps(finding.as_json()) + "\n" for finding in self.findings()))
+        _write_findings(path, self.findings())
+
+
+def _write_findings(path: Path, findings: Iterable[Finding]) -> Path:
+    return write_whole(path, "".join(json.dumps(finding.as_json()) + "\n" for finding in findings))
 
 
 def in_memory(samples: Sequence[Sample], processor: ParsitProcessor, model_max_length: int) -> DataSet:
@@ -145,7 +149,7 @@ def in_memory(samples: Sequence[Sample], processor: ParsitProcessor, model_max_l
         except InputError as error:
             raise InputError(f"{sample.place}: {error}") from error
         if counts[row, 0] > model_max_length:
-            raise _over_long(sample.place, int(counts[row, 0]), model_max_length)
+            raise over_long(sample.place, int(counts[row, 0]), model_max_length)
     return DataSet(samples, counts[:, 0], counts[:, 1], len(samples))
 
 
@@ -159,6 +163,7 @@ def open_data(
     seed: int = 0,
     workers: int | None = None,
     on_progress: Callable[[Path, int, int], None] | None = None,
+    findings_file: Path | None = None,
 ) -> DataSet:
     """The good samples of data sources; indexes are built where they are missing.
 
@@ -171,6 +176,7 @@ def open_data(
         seed: decides what `random` strategies and weights draw.
         workers: processes for indexing; None: one for each core.
         on_progress: called with (file, records done since the last call, records in the file).
+        findings_file: where to list what was found if the data is refused; None: it stays beside the indexes.
 
     Raises:
         InputError: too much is bad, nothing is left, or a sample is too long and `over_long` is `error`.
@@ -183,15 +189,16 @@ def open_data(
             tell = (lambda done, total, path=source.path: on_progress(path, done, total)) if on_progress else None
             files[data] = open_index(data, processor, workers, tell)
         chosen.append((data, select(source, len(files[data]), seed)))
-    _require_good(list(files.values()), limits.max_bad_fraction)
+    _require_good(list(files.values()), limits.max_bad_fraction, findings_file)
     numbers = {data: number for number, data in enumerate(files)}
     file_numbers = np.concatenate([np.full(len(rows), numbers[data], np.uint32) for data, rows in chosen])
     rows = np.concatenate([rows.astype(np.uint32) for _, rows in chosen])
     store = SampleStore(list(files.values()), file_numbers, rows, np.zeros(len(rows), np.uint16))
-    return _within_limits(store, [rows for _, rows in chosen], [files[data] for data, _ in chosen], processor, limits)
+    indexes = [files[data] for data, _ in chosen]
+    return _within_limits(store, [rows for _, rows in chosen], indexes, processor, limits, findings_file)
 
 
-def _require_good(files: Sequence[FileIndex], max_bad_fraction: float) -> None:
+def _require_good(files: Sequence[FileIndex], max_bad_fraction: float, findings_file: Path | None) -> None:
     bad = sum((file.fault_counts for file in files), Counter[str]())
     del bad["file-empty"]
     records = sum(file.num_records for file in files)
@@ -199,6 +206,8 @@ def _require_good(files: Sequence[FileIndex], max_bad_fraction: float) -> None:
         first = next(finding for file in files for finding in file.findings() if finding.code in bad)
         by_code = ", ".join(f"{code} {count:,}" for code, count in bad.most_common())
         listed = ", ".join(str(file.findings_file) for file in files if file.fault_counts)
+        if findings_file is not None:
+            listed = str(_write_findings(findings_file, chain(*(file.findings() for file in files))))
         raise InputError(
             f"{bad.total():,} of {records:,} records are bad ({by_code}), more than --max_bad_fraction "
             f"{max_bad_fraction:g} allows; first: {first.place}: {first.detail}; all are listed in {listed}: "
@@ -212,6 +221,7 @@ def _within_limits(
     files: Sequence[FileIndex],
     processor: ParsitProcessor,
     limits: Limits,
+    findings_file: Path | None,
 ) -> DataSet:
     """The samples that the limits allow; others are cut or set aside."""
     num_tokens = _gather("num_tokens", files, rows)
@@ -220,7 +230,7 @@ def _within_limits(
     keep = np.ones(len(store), bool)
     for number in np.flatnonzero(num_tokens > limits.model_max_length):
         sample = store[int(number)]
-        fault = _over_long(sample.place, int(num_tokens[number]), limits.model_max_length)
+        fault = over_long(sample.place, int(num_tokens[number]), limits.model_max_length)
         if limits.over_long == "error":
             raise fault
         cut = _cut(sample, processor, limits.model_max_length) if limits.over_long == "truncate" else None
@@ -238,10 +248,9 @@ def _within_limits(
             detail = f"{num_tiles[number]} tiles, more than --max_tiles_per_pack {limits.max_tiles}"
             findings.append(Finding("too-many-tiles", sample.place, detail, sample.id))
     if not keep.any():
-        records = sum(file.num_records for file in store.files)
-        raise InputError(
-            f"no sample is left of {records:,} records: " + (findings[0].detail if findings else "the files hold none")
-        )
+        if findings_file is not None:
+            _write_findings(findings_file, chain(*(file.findings() for file in store.files), findings))
+        raise _nothing_left(sum(file.num_records for file in store.files), num_tokens, limits)
     codes = Counter(finding.code for finding in findings)
     cut = Counter({code: count for code, count in codes.items() if FAULTS[code].level == "note"})
     noted = sum((file.note_counts for file in store.files), cut)
@@ -261,6 +270,20 @@ def _within_limits(
     )
 
 
+def _nothing_left(num_records: int, num_tokens: np.ndarray, limits: Limits) -> InputError:
+    """Why no sample is left, and what to do."""
+    said = f"no sample is left of {num_records:,} records"
+    if not len(num_tokens):
+        return InputError(f"{said}: the files hold no good one; `parsit data validate` says why")
+    shortest = int(num_tokens.min())
+    if shortest > limits.model_max_length:
+        return InputError(
+            f"{said}: the shortest has {shortest} tokens, more than --model_max_length {limits.model_max_length}: "
+            f"raise it to {shortest} or more, or train on smaller pieces (`parsit data synth --unit line`)"
+        )
+    return InputError(f"{said}: none is within --max_tiles_per_pack {limits.max_tiles}: raise it, or scale images down")
+
+
 def _duplicates(files: Sequence[FileIndex], hashes: np.ndarray) -> Iterator[Finding]:
     """A note for each good sample whose id one before it has."""
     starts = np.cumsum([0, *(len(file) for file in files)])
@@ -277,7 +300,8 @@ def _gather(name: str, files: Sequence[FileIndex], rows: Sequence[np.ndarray]) -
     return np.concatenate([f.column(name)[chosen].astype(np.int64) for f, chosen in zip(files, rows, strict=True)])
 
 
-def _over_long(place: str, num_tokens: int, limit: int) -> DataFault:
+def over_long(place: str, num_tokens: int, limit: int) -> DataFault:
+    """A sample that has more tokens than the limit."""
     return DataFault("over-long", f"{num_tokens} tokens, more than --model_max_length {limit}", place)
 
 

@@ -70,11 +70,6 @@ def render(template: str, context: Mapping[str, object]) -> str:
     return _environment().get_template(template).render(context)
 
 
-def is_page(head: bytes) -> bool:
-    """Whether a file that begins with these bytes is a page of HTML."""
-    return head.lstrip().lower().startswith((b"<!doctype html", b"<html"))
-
-
 def case(record: Record, sample: Sample, width: int = 640, height: int = 360, shown: int = 2) -> Case:
     """One record ready to be shown, with at most `shown` images of at most `width` × `height` pixels."""
     pictures = tuple(picture(image, width, height) for image in sample.images[:shown])

@@ -171,12 +171,20 @@ def _data_set(
     """What is trained or validated on. The first process makes the index; the others then open it."""
     tiles = config.max_tiles_per_pack if config.packing and what == "training" else 0
     limits = Limits(config.model_max_length, config.over_long, tiles, config.max_bad_fraction)
+    aside = Path(config.output_dir) / "set_aside.jsonl" if what == "training" and config.output_dir else None
     mine: list[DataSet] = []
 
     def opened(advance: Advance | None = None) -> DataSet:
         sources = read_sources(paths, config.image_folder)
-        form = config.data_format
-        return open_data(sources, processor, limits, format_name=form, seed=config.seed, on_progress=advance)
+        return open_data(
+            sources,
+            processor,
+            limits,
+            format_name=config.data_format,
+            seed=config.seed,
+            on_progress=advance,
+            findings_file=aside,
+        )
 
     def make() -> None:
         with bars(f"checking {what} data") as advance:
