@@ -303,6 +303,7 @@ CASES = [
     Case("the answer before the question", "first-turn-not-user", turns(GPT, HUMAN)),
     Case("two questions in a row", "turns-not-alternating", turns(HUMAN, HUMAN, GPT)),
     Case("a question without any answer", "nothing-supervised", turns(HUMAN)),
+    Case("accepted answers that are text", "answers-wrong-type", record(answers="Hello")),
     Case("a question at the end", "ends-with-user", turns(HUMAN, GPT, HUMAN), good=3),
     Case("a special token in a text", "special-token-in-text", turns(HUMAN, {"from": "gpt", "value": "a<|im_end|>b"}), good=3),
     # images of a record

@@ -8,6 +8,7 @@ import pytest
 
 from parsit.data.faults import DataFault
 from parsit.data.files import read_files
+from parsit.data.formats import FORMATS, native
 from parsit.types import GlyphBox, ImageRef, InputError
 
 HUMAN = {"from": "human", "value": "<image>\nRead."}
@@ -221,3 +222,15 @@ def test_another_encoding_is_named_once_for_the_file(tmp_path, encoding, name):
     with pytest.raises(DataFault, match=encoding[:6].upper()) as caught:
         read_files([tmp_path / name])
     assert (caught.value.code, caught.value.place) == ("encoding-broken", str(tmp_path / name))
+
+
+def test_accepted_answers_come_back_as_they_were_written(tmp_path):
+    record = {"id": "1", "answers": ["Hello", "Hi", "Hello", "hello"], "conversations": [TEXT, GPT]}
+    (sample,) = read_files([write(tmp_path / "d.jsonl", record)])
+    assert sample.other_answers == ("Hi", "hello")
+    written = native.write(sample, lambda image: "").record
+    assert written["answers"] == ["Hello", "Hi", "hello"]
+    (again,) = read_files([write(tmp_path / "e.jsonl", written)])
+    assert again.other_answers == sample.other_answers
+    for name in ("llava", "sharegpt", "openai", "huggingface"):
+        assert FORMATS[name].write(sample, lambda image: "").lost == ("answers",)

@@ -186,7 +186,9 @@ def _is_already(record: dict[str, Any], format: Format, target: Format) -> bool:
     if format.name not in ("parsit", "llava") or target.name not in ("parsit", "llava"):
         return False
     return target.name == "parsit" or (
-        record.get("glyphs") is None and all(isinstance(turn["value"], str) for turn in record["conversations"])
+        record.get("glyphs") is None
+        and record.get("answers") is None
+        and all(isinstance(turn["value"], str) for turn in record["conversations"])
     )
 
 

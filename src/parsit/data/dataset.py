@@ -76,7 +76,7 @@ class SampleStore(Sequence[Sample]):
         file = self.files[self.file_numbers[number]]
         sample = file.data.sample(file.span(int(self.rows[number])))
         kept = int(self.keep_turns[number])
-        return replace(sample, turns=sample.turns[:kept]) if kept else sample
+        return replace(sample, turns=sample.turns[:kept], other_answers=()) if kept else sample
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ FAULTS: dict[str, FaultKind] = {
     "first-turn-not-user": FaultKind("the conversation does not begin with the user", "take the leading answer out"),
     "turns-not-alternating": FaultKind("two turns of one speaker follow each other", "join them"),
     "nothing-supervised": FaultKind("no assistant's turn has text: nothing could be learnt", "add an answer"),
+    "answers-wrong-type": FaultKind("the accepted answers are not a list of texts", "make it a list of texts, or take it out"),
     "ends-with-user": FaultKind("the last turn is the user's: it has no answer and is not learnt", "add the answer, or take the turn out", "note"),
     "special-token-in-text": FaultKind("the text contains the words of a special token; they stay ordinary text", "take them out if they were meant as structure", "note"),
     # images of a record

@@ -297,7 +297,10 @@ def looking_report(
     constant = best_constant(references, constant_candidates)
     model_edits = [record.scores.char_edits for record in run.records]
     blank_edits = [record.scores.char_edits for record in blank.records]
-    constant_edits = [Levenshtein.distance(text, constant.text) for text in references]
+    constant_edits = [
+        min(Levenshtein.distance(text, constant.text) for text in (reference, *map(normalize, sample.other_answers)))
+        for reference, sample in zip(references, samples, strict=True)
+    ]
     chars = [record.scores.chars for record in run.records]
 
     readable = [sample for sample, record in zip(samples, run.records, strict=True) if record.error is None]

@@ -29,7 +29,7 @@ from parsit.data.formats.common import (
     turn_list,
     turns_with_images,
 )
-from parsit.data.formats.images import glyphs_lost, image_ref, images_of
+from parsit.data.formats.images import image_ref, images_of, native_extras
 from parsit.data.formats.openai import TEXT_PARTS, TURN_FIELDS, is_huggingface, parts_of, read_messages
 from parsit.types import ImageRef, Sample, Turn
 
@@ -96,7 +96,7 @@ def write(sample: Sample, name_of: ImageNames) -> Written:
         }
         for turn in sample.turns
     ]
-    return Written(record, glyphs_lost(sample))
+    return Written(record, native_extras(sample))
 
 
 HUGGINGFACE = Format(

@@ -134,6 +134,7 @@ def _glyph_box(text: str, *corners: float) -> GlyphBox:
     return GlyphBox(text, float(x0), float(y0), float(x1), float(y1))
 
 
-def glyphs_lost(sample: Sample) -> tuple[str, ...]:
-    """What a format without glyphs loses of a sample, for `Written`."""
-    return ("glyphs",) if any(image.glyphs for image in sample.images) else ()
+def native_extras(sample: Sample) -> tuple[str, ...]:
+    """What a format without the native one's additions loses of a sample, for `Written`."""
+    glyphs = ("glyphs",) if any(image.glyphs for image in sample.images) else ()
+    return (*glyphs, "answers") if sample.other_answers else glyphs

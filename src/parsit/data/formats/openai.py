@@ -33,7 +33,7 @@ from parsit.data.formats.common import (
     tool_call,
     turn_list,
 )
-from parsit.data.formats.images import glyphs_lost, image_ref
+from parsit.data.formats.images import image_ref, native_extras
 from parsit.types import ImageRef, Role, Sample, Turn
 
 _TOOLS = ("tool", "function")
@@ -190,7 +190,7 @@ def write(sample: Sample, name_of: ImageNames) -> Written:
         in_parts = images or (IMAGE_MARKER in turn.text and turn.role != "assistant")
         content = [_part(part, name_of) for part in turn.parts] if in_parts else turn.text
         messages.append({"role": turn.role, "content": content})
-    return Written({"id": sample.id, "messages": messages}, glyphs_lost(sample))
+    return Written({"id": sample.id, "messages": messages}, native_extras(sample))
 
 
 def _part(part: str | ImageRef, name_of: ImageNames) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from parsit.data.formats.common import (
     turn_list,
     turns_with_images,
 )
-from parsit.data.formats.images import glyphs_lost, images_of
+from parsit.data.formats.images import images_of, native_extras
 from parsit.types import Role, Sample
 
 _CALLS = ("function_call", "tool_call")
@@ -96,7 +96,7 @@ def write(sample: Sample, name_of: ImageNames) -> Written:
     record["conversations"] = [
         {"from": NAMES[turn.role], "value": text} for turn, text in zip(sample.turns, texts, strict=True)
     ]
-    return Written(record, glyphs_lost(sample))
+    return Written(record, native_extras(sample))
 
 
 SHAREGPT = Format(

@@ -191,15 +191,18 @@ def image_beside(folder: Path, stem: str, endings: Sequence[str]) -> ImageRef:
     return image_in(folder, f"{stem}{endings[0]}")
 
 
-def asked(identifier: str, image: ImageRef, prompt: str, answer: str, place: str) -> Sample:
-    """A sample of one image, one question and its answer.
+def asked(
+    identifier: str, image: ImageRef, prompt: str, answer: str, place: str, other_answers: Sequence[str] = ()
+) -> Sample:
+    """A sample of one image, one question and its answer; `other_answers` are accepted as well.
 
     Raises:
         DataFault: `answer-missing`, or what `check_turns` finds.
     """
     if not answer.strip():
         raise DataFault("answer-missing", "the annotation holds no answer")
-    sample = Sample(identifier, (Turn("user", (image, f"\n{prompt}")), Turn("assistant", (answer,))), place)
+    others = tuple(other for other in dict.fromkeys(other_answers) if other != answer)
+    sample = Sample(identifier, (Turn("user", (image, f"\n{prompt}")), Turn("assistant", (answer,))), place, others)
     check_turns(sample)
     return sample
 

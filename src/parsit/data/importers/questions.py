@@ -14,8 +14,8 @@ InfographicVQA (same site; arXiv 2104.12756): `infographicsVQA_train_v1.0.json`,
 ChartQA (https://github.com/vis-nlp/ChartQA, README): `ChartQA Dataset/{train,val,test}/` with `png/` and two lists,
 `{split}_human.json` and `{split}_augmented.json`, of `{"imgname", "query", "label"}`.
 
-Of several accepted answers the first is taught. Test splits of the first two have no answers: every question is a
-finding.
+Of several accepted answers the first is taught; all are kept, and scores take the best. Test splits of the first two
+have no answers: every question is a finding.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ def _question(source: Source, item: Item, images: Path, image_name: str, identif
     if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
         raise DataFault("annotation-broken", "'answers' is not a list of texts")
     image = image_in(images, image_name)
-    return asked(identifier, image, QUESTION_PROMPT.format(question), next(iter(answers), ""), item.place)
+    prompt = QUESTION_PROMPT.format(question)
+    return asked(identifier, image, prompt, next(iter(answers), ""), item.place, answers[1:])
 
 
 def _question_id(name: str, source: Source, entry: Any) -> str:
