@@ -12,14 +12,14 @@ from PIL import Image
 
 from parsit import hf
 from parsit.data import index as index_module
-from parsit.data.dataset import Limits, open_data
+from parsit.data.dataset import DataLimits, open_data
 from parsit.data.files import read_files
 from parsit.data.index import open_index
 from parsit.data.records import DataFile
 from parsit.data.sources import read_sources
 from parsit.types import InputError
 
-LIMITS = Limits(model_max_length=512)
+LIMITS = DataLimits(model_max_length=512)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_bad_records_are_set_aside_counted_and_listed(folder, processor, tmp_pat
     lines[2] = lines[2][:-5]
     lines[7] = lines[7].replace("7.png", "gone.png")
     write(folder / "d.jsonl", lines)
-    data = opened(folder, processor, Limits(512, max_bad_fraction=0.1))
+    data = opened(folder, processor, DataLimits(512, max_bad_fraction=0.1))
     assert len(data) == 18
     assert data.num_records == 20
     assert dict(data.set_aside) == {"json-broken": 1, "image-missing": 1}
@@ -181,21 +181,21 @@ def test_over_long_samples_are_skipped_cut_or_refused(folder, processor):
     whole = opened(folder, processor)
     limit = int(np.sort(whole.num_tokens)[-4])
     too_long = np.flatnonzero(whole.num_tokens > limit)
-    skipped = opened(folder, processor, Limits(limit))
+    skipped = opened(folder, processor, DataLimits(limit))
     assert len(skipped) == 20 - len(too_long)
     assert skipped.set_aside["over-long"] == len(too_long) == 3
     assert skipped.num_tokens.max() <= limit
     with pytest.raises(
         InputError, match=rf"d\.jsonl:\d+: \d+ tokens, more than --model_max_length {limit}.*\[over-long\]"
     ):
-        opened(folder, processor, Limits(limit, over_long="error"))
+        opened(folder, processor, DataLimits(limit, over_long="error"))
 
 
 def test_truncation_keeps_whole_turns_and_never_half_an_image(folder, processor):
     whole = opened(folder, processor)
     several = [n for n in range(20) if len(whole.samples[n].turns) == 4]
     limit = min(int(whole.num_tokens[n]) for n in several) - 1
-    data = opened(folder, processor, Limits(limit, over_long="truncate"))
+    data = opened(folder, processor, DataLimits(limit, over_long="truncate"))
     assert data.num_tokens.max() <= limit
     assert data.noted["over-long-truncated"] > 0
     for number in range(len(data)):
@@ -212,7 +212,7 @@ def test_truncation_keeps_whole_turns_and_never_half_an_image(folder, processor)
 def test_samples_with_too_many_tiles_are_set_aside(folder, processor):
     whole = opened(folder, processor)
     limit = int(whole.num_tiles.max()) - 1
-    data = opened(folder, processor, Limits(512, max_tiles=limit))
+    data = opened(folder, processor, DataLimits(512, max_tiles=limit))
     assert data.set_aside["too-many-tiles"] == (whole.num_tiles > limit).sum() > 0
     assert data.num_tiles.max() <= limit
 
@@ -251,12 +251,12 @@ def test_nothing_left_is_an_error(folder, processor):
     with pytest.raises(
         InputError, match=r"no sample is left of 20 records: the shortest has \d+ tokens.*raise it to .*line"
     ):
-        opened(folder, processor, Limits(3), findings_file=folder / "run" / "set_aside.jsonl")
+        opened(folder, processor, DataLimits(3), findings_file=folder / "run" / "set_aside.jsonl")
     listed = [json.loads(line) for line in lines_of(folder / "run" / "set_aside.jsonl")]
     assert [entry["code"] for entry in listed] == ["over-long"] * 20
     write(folder / "tiles.jsonl", [line for line in lines_of(folder / "d.jsonl") if '"image"' in line][-2:])
     with pytest.raises(InputError, match="none is within --max_tiles_per_pack 1: raise it"):
-        opened(folder, processor, Limits(512, max_tiles=1), name="tiles.jsonl")
+        opened(folder, processor, DataLimits(512, max_tiles=1), name="tiles.jsonl")
     write(folder / "empty.jsonl", [""])
     with pytest.raises(InputError, match="no sample is left"):
         opened(folder, processor, name="empty.jsonl")

@@ -13,7 +13,7 @@ import pytest
 from fault_cases import CASES
 
 from parsit import hf
-from parsit.data.dataset import Limits, open_data
+from parsit.data.dataset import DataLimits, open_data
 from parsit.data.faults import FAULTS, DataFault
 from parsit.data.index import open_index
 from parsit.data.records import DataFile
@@ -53,9 +53,9 @@ def test_a_run_finds_what_validation_finds(tmp_path, monkeypatch, processor, cas
     if not is_readable(file):
         # A file that cannot be read at all is passed over by validation, and stops a run.
         with pytest.raises(DataFault, match=case.code):
-            open_data(sources, processor, Limits(512, max_bad_fraction=1.0), **options)
+            open_data(sources, processor, DataLimits(512, max_bad_fraction=1.0), **options)
         return
-    data = open_data(sources, processor, Limits(512, max_bad_fraction=1.0), **options)
+    data = open_data(sources, processor, DataLimits(512, max_bad_fraction=1.0), **options)
     assert list(data.findings()) == findings
     assert Counter(data.set_aside + data.noted) == report.counts
     assert len(data) == report.good
@@ -68,7 +68,7 @@ def test_a_record_with_two_broken_images_is_one_record_set_aside(tmp_path, monke
     good = {"id": "1", "conversations": [{"from": "human", "value": "Hi"}, talk[1]]}
     bad = {"id": "2", "image": ["none.png", "gone.png"], "conversations": talk}
     (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, (good, bad))))
-    data = open_data(read_sources([tmp_path / "d.jsonl"]), processor, Limits(512, max_bad_fraction=0.5))
+    data = open_data(read_sources([tmp_path / "d.jsonl"]), processor, DataLimits(512, max_bad_fraction=0.5))
     assert (data.num_records, len(data), data.num_bad) == (2, 1, 1)
     assert dict(data.set_aside) == {"image-missing": 1}
     assert dict(data.noted) == {"special-token-in-text": 1}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from parsit import hf
-from parsit.data.dataset import Limits, open_data
+from parsit.data.dataset import DataLimits, open_data
 from parsit.data.sources import read_sources
 from parsit.data.validate import validate_files
 from parsit.processing.collate import collate
@@ -99,7 +99,7 @@ def trainable(made, path, processor):
     good = validate_files([path]).good
     if not good:
         return 0
-    data = open_data(read_sources([path]), processor, Limits(100_000, max_bad_fraction=1.0), workers=1)
+    data = open_data(read_sources([path]), processor, DataLimits(100_000, max_bad_fraction=1.0), workers=1)
     assert len(data) == good
     samples = [data.samples[number] for number in range(good)]
     features = [processor.encode(sample.turns) for sample in samples]

@@ -128,12 +128,12 @@ def stats(argv: list[str]) -> int:
 
 
 def _sets(options: Any, processor: ParsitProcessor, max_length: int) -> list[tuple[SetStats, DataSet]]:
-    from parsit.data.dataset import Limits, open_data
+    from parsit.data.dataset import DataLimits, open_data
     from parsit.data.sources import read_sources
     from parsit.eval.data_stats import stats_of
 
     # Nothing is trained here: whatever is bad is counted, and the rest described.
-    limits = Limits(max_length, max_bad_fraction=1.0)
+    limits = DataLimits(max_length, max_bad_fraction=1.0)
     sets = []
     with bars("counting") if not options.json else nullcontext() as advance:
         for source in read_sources(options.files, options.image_folder):

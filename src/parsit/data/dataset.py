@@ -32,7 +32,7 @@ _NO_BAD_RECORD = ("over-long", "too-many-tiles", "file-empty")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class DataLimits:
     """What a sample may be, and how much of the data may be bad.
 
     Args:
@@ -64,7 +64,7 @@ class SampleStore(Sequence[Sample]):
         self.files, self.file_numbers, self.rows, self.keep_turns = tuple(files), file_numbers, rows, keep_turns
 
     def __len__(self) -> int:
-        """Number of samples; one that is drawn twice counts twice."""
+        """Number of samples; a sample that an epoch sees twice counts twice."""
         return len(self.rows)
 
     def __getitem__(self, number: int) -> Sample:  # type: ignore[override]  (no slices: nothing asks for them)
@@ -156,7 +156,7 @@ def in_memory(samples: Sequence[Sample], processor: ParsitProcessor, model_max_l
 def open_data(
     sources: Sequence[Source],
     processor: ParsitProcessor,
-    limits: Limits,
+    limits: DataLimits,
     *,
     image_folder: str | Path | None = None,
     format_name: str = "auto",
@@ -220,7 +220,7 @@ def _within_limits(
     rows: Sequence[np.ndarray],
     files: Sequence[FileIndex],
     processor: ParsitProcessor,
-    limits: Limits,
+    limits: DataLimits,
     findings_file: Path | None,
 ) -> DataSet:
     """The samples that the limits allow; others are cut or set aside."""
@@ -270,7 +270,7 @@ def _within_limits(
     )
 
 
-def _nothing_left(num_records: int, num_tokens: np.ndarray, limits: Limits) -> InputError:
+def _nothing_left(num_records: int, num_tokens: np.ndarray, limits: DataLimits) -> InputError:
     """Why no sample is left, and what to do."""
     said = f"no sample is left of {num_records:,} records"
     if not len(num_tokens):
@@ -285,7 +285,7 @@ def _nothing_left(num_records: int, num_tokens: np.ndarray, limits: Limits) -> I
 
 
 def _duplicates(files: Sequence[FileIndex], hashes: np.ndarray) -> Iterator[Finding]:
-    """A note for each good sample whose id one before it has."""
+    """A note for each good sample whose id an earlier sample has."""
     starts = np.cumsum([0, *(len(file) for file in files)])
 
     def whose(row: int) -> tuple[str, str]:

@@ -234,7 +234,7 @@ class _ColumnFiles:
         return self
 
     def append(self, columns: dict[str, np.ndarray]) -> None:
-        """Some more rows."""
+        """Append the rows of one more chunk."""
         for name, file in self._files.items():
             file.write(columns[name].astype(COLUMNS[name]).tobytes())
         self.rows += len(columns["offset"])

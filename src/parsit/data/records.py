@@ -67,7 +67,7 @@ class DataFile:
         return cls(path, image_root(path, image_folder), format_name)
 
     def __reduce__(self) -> tuple[type, tuple[Path, Path, str]]:
-        """Other processes look the container up again."""
+        """Pickle the three fields alone; another process looks the container up again."""
         return DataFile, (self.path, self.root, self.format_name)
 
     @cached_property

@@ -102,7 +102,7 @@ def _exists(path: Path) -> bool:
 
 
 def _with_own_names(sources: list[Source]) -> list[Source]:
-    """The sources, each with a name that no other has: `a`, `a#2`."""
+    """The sources, each with a name of its own: `a`, `a#2`."""
     taken: set[str] = set()
     named = []
     for source in sources:

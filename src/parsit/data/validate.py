@@ -223,7 +223,7 @@ def _too_long(checked: Checked, sample: Sample, count: Callable[[Sample], int], 
 
 
 def _duplicates(files: Sequence[DataFile], walks: Sequence[Walk], hashes: np.ndarray) -> Iterator[Finding]:
-    """A note for each sample whose id one before it has."""
+    """A note for each sample whose id an earlier sample has."""
     starts = np.cumsum([0, *(len(walk.spans) for walk in walks)])
 
     def whose(row: int) -> tuple[str, str]:

@@ -82,7 +82,7 @@ def show(sample: Sample, processor: ParsitProcessor, max_length: int | None = No
 
 
 def show_fault(fault: DataFault) -> Shown:
-    """A record that is no sample."""
+    """The entry of a record that cannot be read as a sample."""
     return Shown(fault.place, error=str(fault))
 
 

@@ -30,7 +30,7 @@ VERSIONED = ("parsit", "typst", "pypdfium2", "pillow", "numpy")
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class SynthCounts:
     """How many pages and records a run made, in all, by kind and by split."""
 
     pages: int
@@ -40,7 +40,7 @@ class Counts:
     records_by_split: dict[str, int]
 
 
-def synthesise(settings: SynthSettings, on_page: Callable[[PageResult], None] = lambda _: None) -> Counts:
+def synthesise(settings: SynthSettings, on_page: Callable[[PageResult], None] = lambda _: None) -> SynthCounts:
     """Make a data set in `settings.out`; `on_page` hears of each page, in order.
 
     Raises:
@@ -66,7 +66,7 @@ def check_run(settings: SynthSettings) -> None:
     check_target(settings.out, settings.overwrite)
 
 
-def make_data_set(settings: SynthSettings, on_page: Callable[[PageResult], None]) -> Counts:
+def make_data_set(settings: SynthSettings, on_page: Callable[[PageResult], None]) -> SynthCounts:
     """Write everything into a hidden folder beside the target and rename it; leave nothing else behind."""
     with whole_folder(settings.out, synced=False, replaces=True) as folder:
         counts = write_pages(settings, folder, on_page)
@@ -90,7 +90,7 @@ def check_target(out: Path, overwrite: bool) -> None:
         )
 
 
-def write_pages(settings: SynthSettings, folder: Path, on_page: Callable[[PageResult], None]) -> Counts:
+def write_pages(settings: SynthSettings, folder: Path, on_page: Callable[[PageResult], None]) -> SynthCounts:
     """Make all pages and write their records to one file per split."""
     kinds, pages, records = Counter[str](), Counter[str](), Counter[str]()
     with ExitStack() as stack:
@@ -107,7 +107,7 @@ def write_pages(settings: SynthSettings, folder: Path, on_page: Callable[[PageRe
             on_page(result)
     by_kind = {kind: kinds[kind] for kind in settings.kinds}
     by_split = [{split: counter[split] for split in SPLITS} for counter in (pages, records)]
-    return Counts(pages.total(), records.total(), by_kind, *by_split)
+    return SynthCounts(pages.total(), records.total(), by_kind, *by_split)
 
 
 def page_results(settings: SynthSettings, folder: Path) -> Generator[PageResult, None, None]:
@@ -127,7 +127,7 @@ def make_pages(settings: SynthSettings, folder: Path, numbers: range) -> list[Pa
     return [make_page(settings, folder, number) for number in numbers]
 
 
-def write_summary(settings: SynthSettings, counts: Counts, path: Path) -> None:
+def write_summary(settings: SynthSettings, counts: SynthCounts, path: Path) -> None:
     """`synth.json`: the settings that shape the data, the versions that made it, and what it holds."""
     shaping = asdict(settings)
     for place_or_speed in ("out", "workers", "overwrite"):

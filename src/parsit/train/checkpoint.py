@@ -1,4 +1,4 @@
-"""Checkpoints that exist or do not (decision D7).
+"""Checkpoints that exist or do not (design D7).
 
 A checkpoint is written into a hidden folder beside its place, synced to disk, listed with sizes and
 SHA-256 sums in `manifest.json`, and renamed. A folder that carries its final name is therefore

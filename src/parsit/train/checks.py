@@ -94,7 +94,7 @@ def check_vocabulary(model: ParsitForConditionalGeneration, processor: ParsitPro
 
 
 def check_parts(model: ParsitForConditionalGeneration) -> Check:
-    """Something is trained."""
+    """Check that at least one parameter is trained."""
     counts = {
         name: (sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters))
         for name, parameters in model.parts()

@@ -27,7 +27,7 @@ from parsit.config import (
     load_architecture,
     zero_settings,
 )
-from parsit.data.dataset import DataSet, Limits, open_data
+from parsit.data.dataset import DataLimits, DataSet, open_data
 from parsit.data.sources import read_sources
 from parsit.files.run_folder import find_model, is_parsit_model, is_run
 from parsit.model import ParsitForConditionalGeneration
@@ -170,7 +170,7 @@ def _data_set(
 ) -> DataSet:
     """What is trained or validated on. The first process makes the index; the others then open it."""
     tiles = config.max_tiles_per_pack if config.packing and what == "training" else 0
-    limits = Limits(config.model_max_length, config.over_long, tiles, config.max_bad_fraction)
+    limits = DataLimits(config.model_max_length, config.over_long, tiles, config.max_bad_fraction)
     aside = Path(config.output_dir) / "set_aside.jsonl" if what == "training" and config.output_dir else None
     mine: list[DataSet] = []
 

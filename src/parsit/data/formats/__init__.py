@@ -98,7 +98,7 @@ def recognise(record: Any, context: Context, format: Format | None = None) -> tu
         if not any(turn.images for turn in sample.turns):
             _refuse_lost_image(record, format)
     except DataFault as fault:
-        if fault.code == "image-markers-extra" and (guess := _unread_images(record, format)):
+        if fault.code == "image-markers-extra" and format is not None and (guess := _unread_images(record, format)):
             fault = DataFault(fault.code, f"{fault.detail}; {', '.join(guess)} may hold it, and is not read")
         raise fault.at(context.place) from None
     return format, sample

@@ -165,7 +165,7 @@ TOOL_ANSWER_JOINT = "\n"
 
 
 def tool_answer(text: str) -> str:
-    """What a tool answered, as part of a user's turn."""
+    """A tool's answer, as Qwen3's chat template puts it into a user's turn."""
     return TOOL_ANSWER_OPENS + text + TOOL_ANSWER_CLOSES
 
 

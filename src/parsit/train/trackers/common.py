@@ -55,7 +55,7 @@ def one_line(error: BaseException) -> str:
 
 
 class Silent:
-    """Tells nobody."""
+    """The tracker of a run that reports to no service."""
 
     def __init__(self, output_dir: Path, name: str, first_step: int, say: Callable[[str], None]) -> None:
         self.output_dir, self.name, self.first_step, self.say = output_dir, name, first_step, say

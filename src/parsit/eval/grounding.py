@@ -21,12 +21,11 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
 from parsit.eval.evaluation import Evaluation, Predict, Progress, evaluate, place_of, prompt_and_reference
-from parsit.processing.images import image_size
 from parsit.scores import Interval, difference_interval, normalize, ratio_interval
 from parsit.types import FileSlice, ImageRef, InputError, Sample
 
@@ -114,6 +113,21 @@ def best_constant(references: Sequence[str], candidates: Sequence[str] = (), *, 
     return replace(best, tried=search.tried)
 
 
+def image_size(image: ImageRef) -> tuple[int, int]:
+    """Width and height in pixels as the image is seen (after EXIF rotation), from its header alone.
+
+    Raises what Pillow raises for a file that is missing, too large or not an image.
+    """
+    source = image.source
+    if isinstance(source, Image.Image):
+        return source.size
+    data = source.read() if isinstance(source, FileSlice) else source
+    with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as opened:
+        width, height = opened.size
+        turned = opened.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    return (height, width) if turned else (width, height)
+
+
 @lru_cache(maxsize=256)
 def _white_png(width: int, height: int) -> bytes:
     buffer = io.BytesIO()
@@ -124,8 +138,8 @@ def _white_png(width: int, height: int) -> bytes:
 def _blank(image: ImageRef) -> ImageRef:
     """A white image of the same size; one whose header cannot be read stays, and fails where it is read."""
     try:
-        return ImageRef(_white_png(*image_size(image.source)))
-    except InputError:
+        return ImageRef(_white_png(*image_size(image)))
+    except (OSError, Image.DecompressionBombError):
         return image
 
 
@@ -148,23 +162,12 @@ def blank_samples(samples: Sequence[Sample]) -> list[Sample]:
     return [_with_images(sample, [_blank(image) for image in sample.images]) for sample in samples]
 
 
-def _identity(image: ImageRef, known: dict[Path | FileSlice, Hashable]) -> Hashable:
-    """The same for two references to one page, wherever it lies; `known` holds what was read already.
-
-    A file that cannot be read is known by its place: it is no page that a model could see.
-    """
-    source = image.source
-    if isinstance(source, bytes):
-        return hashlib.sha256(source).hexdigest()
-    if isinstance(source, Image.Image):
-        return hashlib.sha256(repr((source.mode, source.size)).encode() + source.tobytes()).hexdigest()
-    if source not in known:
-        try:
-            data = source.read() if isinstance(source, FileSlice) else source.read_bytes()
-            known[source] = hashlib.sha256(data).hexdigest()
-        except OSError:
-            known[source] = source
-    return known[source]
+def _identity(image: ImageRef) -> Hashable:
+    if isinstance(image.source, (Path, FileSlice)):  # two references to one page of a tar file are equal
+        return image.source
+    if isinstance(image.source, bytes):
+        return hashlib.sha256(image.source).hexdigest()
+    return id(image.source)
 
 
 def _rotated(order: list[list[int]], count: int) -> dict[int, int]:
@@ -189,12 +192,11 @@ def shuffled_images(samples: Sequence[Sample], seed: int) -> list[Sample]:
     are returned as they are. Raises `InputError` if that is not possible.
     """
     rng = np.random.default_rng(seed)
-    known: dict[Path | FileSlice, Hashable] = {}
     by_count: dict[int, dict[Hashable, list[int]]] = defaultdict(lambda: defaultdict(list))
     for index in rng.permutation(len(samples)).tolist():
         images = samples[index].images
         if images:
-            by_count[len(images)][tuple(_identity(image, known) for image in images)].append(index)
+            by_count[len(images)][tuple(map(_identity, images))].append(index)
     result = list(samples)
     for count, groups in by_count.items():
         for index, other in _rotated(list(groups.values()), count).items():
@@ -203,7 +205,7 @@ def shuffled_images(samples: Sequence[Sample], seed: int) -> list[Sample]:
 
 
 @dataclass(frozen=True, slots=True)
-class Looking:
+class Grounding:
     """Whether a model looks at the page, in numbers.
 
     `model`, `blank` and `constant` are corpus CERs of normalised texts over the same `count`
@@ -268,7 +270,7 @@ def _nats_right_and_other(
     return right, other, tokens
 
 
-def looking_report(
+def grounding_report(
     samples: Sequence[Sample],
     predict: Predict,
     score_nats: ScoreNats,
@@ -280,7 +282,7 @@ def looking_report(
     resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
-) -> Looking:
+) -> Grounding:
     """Compare a model with a blank page, the best constant answer and another sample's page.
 
     `evaluation` is the model's own evaluation on the same samples where it is at hand; otherwise it
@@ -316,7 +318,7 @@ def looking_report(
             ("itself given another page", "nats per token", right_minus_other),
         ],
     )
-    return Looking(
+    return Grounding(
         count=len(samples),
         failed=run.summary.failed,
         model=ratio_interval(model_edits, chars, **options),
