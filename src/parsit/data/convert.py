@@ -19,7 +19,7 @@ from typing import Any
 from parsit.data.containers import container_of, records
 from parsit.data.convert_settings import ConvertSettings
 from parsit.data.faults import DataFault, Finding
-from parsit.data.formats import Context, Format, ImageNames, not_carried, recognise
+from parsit.data.formats import Context, Format, ImageNames, recognise
 from parsit.data.formats.images import image_list
 from parsit.data.image_output import ImageFiles, PathNames, data_url
 from parsit.data.images import check_image
@@ -143,7 +143,7 @@ class _Conversion:
             raise DataFault("file-empty", "the file holds no record", str(self.settings.input))
 
     def _convert(self, record: Any, context: Context, source: Format | None) -> None:
-        format, sample = recognise(record, context, source)
+        format, sample, unread = recognise(record, context, source)
         images = sample.images
         not_looked_at = sum(not self._look_at(image) for image in images)
         self.output.begin(len(images))
@@ -152,7 +152,7 @@ class _Conversion:
             made = self._with_names(record, images) if images else record
         else:
             written = self.target.write(sample, self.output.name_of)
-            made, lost = written.record, [*not_carried(record, format), *written.lost]
+            made, lost = written.record, [*unread, *written.lost]
         self.output.add(made)
         self.report.formats[format.name] += 1
         self.report.images += len(images)

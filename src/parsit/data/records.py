@@ -18,7 +18,7 @@ import numpy as np
 
 from parsit.data.containers import Container, Span, container_of
 from parsit.data.faults import DataFault, Finding
-from parsit.data.formats import Context, Format, format_named, not_carried, recognise
+from parsit.data.formats import Context, Format, format_named, recognise
 from parsit.data.images import check_image
 from parsit.types import FileSlice, ImageRef, InputError, Sample
 
@@ -107,8 +107,8 @@ class DataFile:
             record = self.container.read(self.path, span)
         except DataFault as fault:
             raise fault.at(place) from fault
-        format, sample = recognise(record, Context(place, self.root), self.format)
-        return ReadRecord(sample, format, not_carried(record, format))
+        format, sample, unread = recognise(record, Context(place, self.root), self.format)
+        return ReadRecord(sample, format, unread)
 
     def sample(self, span: Span) -> Sample:
         """One record as a sample. Raises as `read`."""

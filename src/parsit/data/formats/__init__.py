@@ -84,8 +84,11 @@ def read_record(record: Any, context: Context, format: Format | None = None) -> 
     return recognise(record, context, format)[1]
 
 
-def recognise(record: Any, context: Context, format: Format | None = None) -> tuple[Format, Sample]:
-    """One record's format and its `Sample`. Arguments and errors as `read_record`."""
+def recognise(record: Any, context: Context, format: Format | None = None) -> tuple[Format, Sample, list[str]]:
+    """One record's format, its `Sample`, and the fields that the sample lacks (`not_carried`).
+
+    Arguments and errors as `read_record`.
+    """
     if isinstance(record, RecordWithFiles):
         context = replace(context, files=record.files)
     try:
@@ -95,38 +98,43 @@ def recognise(record: Any, context: Context, format: Format | None = None) -> tu
             raise DataFault("format-mismatch", f"the record is not in the {format.name} format")
         sample = format.read(record, context)
         check_turns(sample)
-        if not any(turn.images for turn in sample.turns):
-            _refuse_lost_image(record, format)
+        unread = not_carried(record, format)
+        if unread and not sample.images:
+            _refuse_lost_image(record, unread)
     except DataFault as fault:
-        if fault.code == "image-markers-extra" and format is not None and (guess := _unread_images(record, format)):
-            fault = DataFault(fault.code, f"{fault.detail}; {', '.join(guess)} may hold it, and is not read")
+        if fault.code == "image-markers-extra" and format is not None:
+            fault = _with_guess(fault, record, not_carried(record, format))
         raise fault.at(context.place) from None
-    return format, sample
+    return format, sample, unread
 
 
-def _refuse_lost_image(record: dict[str, Any], format: Format) -> None:
+def _refuse_lost_image(record: dict[str, Any], unread: list[str]) -> None:
     """Refuse a record without images that has one in a field which nothing reads: the model would be trained blind.
 
     Raises:
         DataFault: `image-field-unknown`.
     """
-    lost = [name for name in _unread_images(record, format) if named_like_image(name)]
+    lost = [repr(name[:60]) for name in _like_images(record, unread) if named_like_image(name)]
     if lost:
         raise DataFault("image-field-unknown", f"the record has no image, but {', '.join(lost)} looks like one")
 
 
-def _unread_images(record: dict[str, Any], format: Format) -> list[str]:
-    """The fields of a record and of its turns that its format's reader does not know and that look like images."""
-    names: list[str] = []
-    if not record.keys() <= format.fields:
-        names += [name for name in sorted(record.keys() - format.fields) if looks_like_image(record[name])]
-    for key in _TURN_LISTS:
-        turns = record.get(key)
-        for turn in turns if isinstance(turns, list) else ():
-            if isinstance(turn, dict) and not turn.keys() <= format.turn_fields:
-                unknown = sorted(turn.keys() - format.turn_fields)
-                names += [f"{key}[].{name}" for name in unknown if looks_like_image(turn[name])]
-    return [repr(name[:60]) for name in dict.fromkeys(names)]
+def _with_guess(fault: DataFault, record: dict[str, Any], unread: list[str]) -> DataFault:
+    """The fault of a marker without an image, with the fields that may hold the image."""
+    guess = ", ".join(repr(name[:60]) for name in _like_images(record, unread))
+    return DataFault(fault.code, f"{fault.detail}; {guess} may hold it, and is not read") if guess else fault
+
+
+def _like_images(record: dict[str, Any], unread: list[str]) -> list[str]:
+    """Those of the fields that nothing reads, of the record or of its turns, that look like images."""
+    found = []
+    for name in sorted(unread):
+        key, _, field = name.partition("[].")
+        turns = record.get(key) if field else None
+        values = [turn.get(field) for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+        if looks_like_image(values if field else record.get(name)):
+            found.append(name)
+    return found
 
 
 def not_carried(record: dict[str, Any], format: Format) -> list[str]:
