@@ -21,11 +21,12 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
 from parsit.eval.evaluation import Evaluation, Predict, Progress, evaluate, place_of, prompt_and_reference
+from parsit.processing.images import image_size
 from parsit.scores import Interval, difference_interval, normalize, ratio_interval
 from parsit.types import FileSlice, ImageRef, InputError, Sample
 
@@ -113,21 +114,6 @@ def best_constant(references: Sequence[str], candidates: Sequence[str] = (), *, 
     return replace(best, tried=search.tried)
 
 
-def image_size(image: ImageRef) -> tuple[int, int]:
-    """Width and height in pixels as the image is seen (after EXIF rotation), from its header alone.
-
-    Raises what Pillow raises for a file that is missing, too large or not an image.
-    """
-    source = image.source
-    if isinstance(source, Image.Image):
-        return source.size
-    data = source.read() if isinstance(source, FileSlice) else source
-    with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as opened:
-        width, height = opened.size
-        turned = opened.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-    return (height, width) if turned else (width, height)
-
-
 @lru_cache(maxsize=256)
 def _white_png(width: int, height: int) -> bytes:
     buffer = io.BytesIO()
@@ -138,8 +124,8 @@ def _white_png(width: int, height: int) -> bytes:
 def _blank(image: ImageRef) -> ImageRef:
     """A white image of the same size; one whose header cannot be read stays, and fails where it is read."""
     try:
-        return ImageRef(_white_png(*image_size(image)))
-    except (OSError, Image.DecompressionBombError):
+        return ImageRef(_white_png(*image_size(image.source)))
+    except InputError:
         return image
 
 
@@ -162,12 +148,23 @@ def blank_samples(samples: Sequence[Sample]) -> list[Sample]:
     return [_with_images(sample, [_blank(image) for image in sample.images]) for sample in samples]
 
 
-def _identity(image: ImageRef) -> Hashable:
-    if isinstance(image.source, (Path, FileSlice)):  # two references to one page of a tar file are equal
-        return image.source
-    if isinstance(image.source, bytes):
-        return hashlib.sha256(image.source).hexdigest()
-    return id(image.source)
+def _identity(image: ImageRef, known: dict[Path | FileSlice, Hashable]) -> Hashable:
+    """The same for two references to one page, wherever it lies; `known` holds what was read already.
+
+    A file that cannot be read is known by its place: it is no page that a model could see.
+    """
+    source = image.source
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    if isinstance(source, Image.Image):
+        return hashlib.sha256(repr((source.mode, source.size)).encode() + source.tobytes()).hexdigest()
+    if source not in known:
+        try:
+            data = source.read() if isinstance(source, FileSlice) else source.read_bytes()
+            known[source] = hashlib.sha256(data).hexdigest()
+        except OSError:
+            known[source] = source
+    return known[source]
 
 
 def _rotated(order: list[list[int]], count: int) -> dict[int, int]:
@@ -192,11 +189,12 @@ def shuffled_images(samples: Sequence[Sample], seed: int) -> list[Sample]:
     are returned as they are. Raises `InputError` if that is not possible.
     """
     rng = np.random.default_rng(seed)
+    known: dict[Path | FileSlice, Hashable] = {}
     by_count: dict[int, dict[Hashable, list[int]]] = defaultdict(lambda: defaultdict(list))
     for index in rng.permutation(len(samples)).tolist():
         images = samples[index].images
         if images:
-            by_count[len(images)][tuple(map(_identity, images))].append(index)
+            by_count[len(images)][tuple(_identity(image, known) for image in images)].append(index)
     result = list(samples)
     for count, groups in by_count.items():
         for index, other in _rotated(list(groups.values()), count).items():
