@@ -47,14 +47,14 @@ def index_in_child(data: Path, cache: Path, workers: int) -> dict[str, float]:
 
 
 def child(data: Path, workers: int) -> None:
-    from parsit.data.dataset import Limits, open_data
+    from parsit.data.dataset import DataLimits, open_data
     from parsit.data.sources import read_sources
     from parsit.hf import processor_named
 
     processor = processor_named("tiny")
     sources = read_sources([data])
     started = time.perf_counter()
-    found = open_data(sources, processor, Limits(512), workers=workers)
+    found = open_data(sources, processor, DataLimits(512), workers=workers)
     seconds = time.perf_counter() - started
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     largest_child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss if workers > 1 else 0
@@ -95,14 +95,14 @@ def first_fit(tokens: np.ndarray, max_tokens: int) -> int:
 
 
 def measure_fill(crops: Path) -> dict[str, Any]:
-    from parsit.data.dataset import Limits, open_data
+    from parsit.data.dataset import DataLimits, open_data
     from parsit.data.plan import Packed, Padded
     from parsit.data.sources import read_sources
     from parsit.hf import processor_named
 
     rng = np.random.default_rng(3)
     pages = np.clip(np.exp(rng.normal(6.6, 0.9, 20_000)).astype(int) + 100, 120, 4096)
-    data = open_data(read_sources([crops / "train.jsonl"]), processor_named("tiny"), Limits(512))
+    data = open_data(read_sources([crops / "train.jsonl"]), processor_named("tiny"), DataLimits(512))
     rows = []
     for name, tokens, tiles, limit in (
         ("log-normal, median 835 tokens, packs of 4,096", pages, np.clip(pages // 250, 0, 13), 4096),
@@ -180,14 +180,14 @@ def measure_training(crops: Path, rounds: int) -> dict[str, Any]:
 def measure_resume(texts: Path, cache: Path, rounds: int) -> dict[str, Any]:
     """Seconds from a position to its first batch, with the index open and the packs made."""
     os.environ["PARSIT_CACHE"] = str(cache)
-    from parsit.data.dataset import Limits, open_data
+    from parsit.data.dataset import DataLimits, open_data
     from parsit.data.loader import Loader
     from parsit.data.plan import Packed, Plan
     from parsit.data.sources import read_sources
     from parsit.hf import processor_named
 
     processor = processor_named("tiny")
-    data = open_data(read_sources([texts]), processor, Limits(512))
+    data = open_data(read_sources([texts]), processor, DataLimits(512))
     started = time.perf_counter()
     units = Packed(data.num_tokens, data.num_tiles, 4096)
     seconds = time.perf_counter() - started

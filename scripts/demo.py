@@ -217,7 +217,7 @@ def measure(
     from parsit.cli.eval import evaluate_engine
     from parsit.config import load_architecture
     from parsit.data.files import read_files
-    from parsit.eval import DemoReport, StepTime, looking_report
+    from parsit.eval import DemoReport, StepTime, grounding_report
     from parsit.parse.engine import ModelEngine, load_engine
     from parsit.parse.reader import Reader
 
@@ -229,14 +229,14 @@ def measure(
 
     def look(engine: ModelEngine, title: str):
         evaluation = evaluate_engine(engine, samples, MAX_NEW_TOKENS, title)
-        looking = looking_report(
+        looking = grounding_report(
             samples, lambda turns: engine.generate(turns, max_new_tokens=MAX_NEW_TOKENS), engine.nats, candidates,
             batch_size=64, evaluation=evaluation,
         )  # fmt: skip
         return evaluation, looking
 
     after, looking_after = look(trained, "scoring the trained model")
-    before, looking_before = look(untrained, "scoring the untrained model")
+    before, grounding_before = look(untrained, "scoring the untrained model")
     pages = tuple(reading for pdf in pdfs for reading in page_readings(pdf, Reader(trained)))
     settings = yaml.safe_load((trained_folder() / "train_config.yaml").read_text())
     packages = ("parsit", "torch", "transformers", "tokenizers", "pillow", "pypdfium2", "typst")
@@ -250,8 +250,8 @@ def measure(
                 f"24 characters. All scores are on {len(samples)} crops whose texts are in no training document.",
                 *notes,
             ),
-            samples=tuple(samples), evaluation=after, looking=looking_after, metrics=DEMO / "run" / "metrics.jsonl",
-            evaluation_before=before, looking_before=looking_before, pages=pages, settings=settings,
+            samples=tuple(samples), evaluation=after, grounding=looking_after, metrics=DEMO / "run" / "metrics.jsonl",
+            evaluation_before=before, grounding_before=grounding_before, pages=pages, settings=settings,
             versions={"python": platform.python_version(), **{name: version(name) for name in packages}},
             machine={"processor": platform.machine(), "cores": os.cpu_count(), "system": platform.system()},
             steps=tuple(StepTime(name, seconds) for name, seconds in times),
@@ -262,7 +262,7 @@ def measure(
 
 def trained_folder() -> Path:
     """The checkpoint that was evaluated."""
-    from parsit.parse.locate import find_model
+    from parsit.files.run_folder import find_model
 
     return find_model(DEMO / "run")
 

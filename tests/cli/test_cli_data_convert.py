@@ -11,7 +11,7 @@ import pytest
 
 from parsit.cli.data_convert import convert, parse_convert
 from parsit.data.files import read_files
-from parsit.types import InputError, UsageError
+from parsit.types import UsageError
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "data_converter.py"
 GOOD = {"messages": [{"role": "user", "content": "2 + 2?", "name": "Ann"}, {"role": "assistant", "content": "4"}]}
@@ -72,7 +72,7 @@ def test_wrong_usage_exits_with_2(tmp_path, options):
 
 def test_errors_come_before_any_output(tmp_path):
     source = write(tmp_path / "in.json", GOOD)
-    with pytest.raises(InputError, match="is the input"):
+    with pytest.raises(UsageError, match="would overwrite the input"):
         convert(["--input", source, "--output", source, "--overwrite"])
     with pytest.raises(UsageError, match="--output must end in"):
         convert(["--input", source, "--output", str(tmp_path / "out.txt")])

@@ -119,29 +119,30 @@ def test_wrong_usage_is_one_line(folder, monkeypatch, argv, error, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_stage_brings_its_limits(folder, capsys):
-    """Of tiny/scratch at most 512 tokens are trained on; 4,096 are counted where no stage is named."""
-    short = json.loads((folder / "d.jsonl").read_text().splitlines()[0])
-    turns = [short["conversations"][0], {"from": "gpt", "value": "word " * 600}]
-    (folder / "long.jsonl").write_text(f"{json.dumps(short)}\n{json.dumps(short | {'conversations': turns})}\n")
-    data, page = str(folder / "long.jsonl"), str(folder / "page.html")
-
-    def samples(*flags):
-        assert dispatch(["data", "stats", data, "--json", *flags]) == 0
-        return json.loads(capsys.readouterr().out)[0]["samples"]
-
-    for model, bad in (("tiny", 0), ("tiny/scratch", 1)):
-        assert dispatch(["data", "show", data, "--model", model, "--out", page]) == 0
-        assert f"2 samples, {bad} with a fault" in capsys.readouterr().out
-        assert samples("--model", model) == 2 - bad
-    assert "tokens, at most 512 are trained on" in (folder / "page.html").read_text()
-    assert samples("--model", "tiny/scratch", "--model_max_length", "4096") == 2
+def test_what_the_model_would_set_aside_is_no_good_sample(folder, capsys):
+    long = {"id": "long", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "word " * 600}]}
+    with (folder / "d.jsonl").open("a") as file:
+        file.write("\n" + json.dumps(long))
+    out = folder / "page.html"
+    data_show.show([str(folder / "d.jsonl"), "--model", "tiny/scratch", "--out", str(out)])
+    assert capsys.readouterr().out.startswith("9 samples, 3 with a fault:")
+    assert "more than --model_max_length 512" in out.read_text()
+    data_show.show([str(folder / "d.jsonl"), "--model_max_length", "5000", "--out", str(out)])
+    assert capsys.readouterr().out.startswith("9 samples, 2 with a fault:")
+    for more, aside in (([], 1), (["--model_max_length", "5000"], 0)):
+        data_show.stats([str(folder / "d.jsonl"), "--json", *more])
+        assert json.loads(capsys.readouterr().out)[0]["set_aside"].get("over-long", 0) == aside
 
 
-def test_validation_knows_a_stages_limit(folder, capsys):
-    (folder / "long.jsonl").write_text(json.dumps({"id": "1", "conversations": [
-        {"from": "human", "value": "Say it."}, {"from": "gpt", "value": "word " * 600}]}))  # fmt: skip
-    assert dispatch(["data", "validate", str(folder / "long.jsonl"), "--model", "tiny/scratch"]) == 1
-    assert "over-long" in capsys.readouterr().out
-    assert dispatch(["data", "validate", str(folder / "long.jsonl"), "--model", "tiny/scratch",
-                     "--model_max_length", "4096"]) == 0  # fmt: skip
+def test_a_runs_folder_has_its_own_limit(folder, tmp_path):
+    from parsit.cli.data_model import max_length_of
+
+    checkpoint = tmp_path / "run" / "checkpoint-3"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "config.json").write_text("{}")
+    assert max_length_of(str(tmp_path / "run"), None) is None
+    (checkpoint / "train_config.yaml").write_text("model_max_length: 77\n")
+    assert max_length_of(str(tmp_path / "run"), None) == max_length_of(str(checkpoint), None) == 77
+    (checkpoint / "train_config.yaml").write_text("[")
+    with pytest.raises(InputError, match="give --model_max_length"):
+        max_length_of(str(checkpoint), None)

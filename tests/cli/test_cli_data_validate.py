@@ -65,17 +65,15 @@ def test_notes_alone_exit_with_0(tmp_path):
     assert validate([str(write(tmp_path / "d.jsonl", talk("1"), talk("1")))]) == 0
 
 
-def test_images_are_opened_where_a_folder_is_named(tmp_path, capsys, picture):
+def test_images_are_opened_in_the_files_own_folder_or_the_named_one(tmp_path, capsys, picture):
     picture(20, 10, name="a.png")
     records = [{"id": name, "image": f"{name}.png", "conversations": SEEN} for name in ("a", "b")]
     path = write(tmp_path / "d.jsonl", *records)
-    assert validate([str(path)]) == 0
-    assert "2 image files were not looked at: name their --image_folder\n" in capsys.readouterr().out
-    assert validate([str(path), "--image_folder", str(tmp_path)]) == 1
-    out = capsys.readouterr().out
-    assert "images looked at: 2; faults: 1;" in out
-    assert "not looked at" not in out
-    assert "image-missing" in out
+    for folder in ([], ["--image_folder", str(tmp_path)]):
+        assert validate([str(path), *folder]) == 1
+        out = capsys.readouterr().out
+        assert "images looked at: 2; faults: 1;" in out
+        assert "image-missing" in out
     with pytest.raises(InputError, match="no such image folder"):
         validate([str(path), "--image_folder", str(tmp_path / "none")])
 
@@ -86,7 +84,7 @@ def test_images_inside_the_data_need_no_folder(tmp_path):
     report = validate_files([path])
     assert (report.counts, report.images) == ({"image-unknown-format": 1}, 1)
     report = validate_files([path], check_images=False)
-    assert (report.counts, report.images, report.images_not_looked_at) == ({}, 0, 1)
+    assert (report.counts, report.images, report.good) == ({}, 0, 1)
 
 
 def test_a_mixture_names_files_and_their_folders(tmp_path, capsys, picture):
@@ -181,8 +179,8 @@ def test_all_findings_are_written_and_only_findings_are_replaced(tmp_path):
     [
         ([], "name at least one data file"),
         (["d.jsonl", "--workers", "0"], "--workers must be 1 or more"),
-        (["d.jsonl", "--model", "tiny"], "--model and --model_max_length belong together"),
-        (["d.jsonl", "--model_max_length", "9"], "--model and --model_max_length belong together"),
+        (["d.jsonl", "--model_max_length", "9"], "name the --model as well"),
+        (["d.jsonl", "--model", "tiny/nostage"], "nostage"),
         (["d.jsonl", "--model", "tiny", "--model_max_length", "0"], "--model_max_length must be 1 or more"),
     ],
 )
@@ -207,6 +205,11 @@ def test_with_a_model_samples_that_are_too_long_are_found(tmp_path, picture):
     assert validate([str(path), "--model", "tiny", "--model_max_length", "300", "--findings", str(out)]) == 1
     entries = [json.loads(line) for line in out.read_text().splitlines()]
     assert [(entry["code"], entry["id"]) for entry in entries] == [("over-long", "long"), ("image-missing", "m")]
+    long["conversations"][1]["value"] = "word " * 600
+    write(path, long)
+    for model in ("tiny", "tiny/scratch"):  # which trains on 512 tokens at most
+        assert validate([str(path), "--model", model, "--findings", str(out)]) == 1
+        assert json.loads(out.read_text())["code"] == "over-long"
     with pytest.raises(InputError, match="no Parsit model there"):
         validate([str(path), "--model", str(tmp_path), "--model_max_length", "300"])
 

@@ -63,12 +63,16 @@ class Case:
         return "the file ends there; what was read before stays" if self.good else "the file is passed over"
 
     def run(self, folder: Path) -> tuple[Report, list[Finding]]:
-        """Validate the file, and a good one behind it."""
+        """Make the file and validate it, and a good one behind it."""
+        return self.validate(self.make(folder), folder)
+
+    def validate(self, file: Path, folder: Path) -> tuple[Report, list[Finding]]:
+        """Validate a file that was made, and a good one behind it."""
         neighbour = folder / "neighbour.jsonl"
         neighbour.write_bytes(line({"id": "n", "conversations": TALK}))
         listed = folder / "findings.jsonl"
         options = {"image_folder": folder} | self.options
-        report = validate_files([self.make(folder), neighbour], findings_file=listed, **options)
+        report = validate_files([file, neighbour], findings_file=listed, **options)
         entries = [json.loads(text) for text in listed.read_text().splitlines()]
         return report, [Finding(e["code"], e["place"], e["detail"], e["id"]) for e in entries]
 
@@ -263,6 +267,12 @@ CASES = [
     Case("a tar file that was cut off", "tar-broken", tar({**TAR_GOOD, "b.png": encoded("PNG"), "b.txt": b"Hi"}, 0.5), "", 1),
     Case("a text file called .tar", "tar-broken", content("train.tar", b"no tar file at all " * 100), "", 0),
     Case("an image in a tar file without a text", "tar-no-record", tar({**TAR_GOOD, "b.png": encoded("PNG")}), ":b", 1),
+    Case("a text in a tar file without its image", "tar-no-image", tar({**TAR_GOOD, "b.txt": b"Hi"}), ":b", 1),
+    Case("a record in a tar file without its image", "image-markers-extra", tar({**TAR_GOOD, "b.json": json.dumps({"conversations": SEEN}).encode()}), ":b", 1),
+    Case("a JSON list in UTF-16", "encoding-broken", content("train.json", f"[{ONE}]".encode("utf-16")), "", 0),
+    Case("JSON lines in UTF-16 without a mark", "encoding-broken", content("train.jsonl", GOOD_LINE.decode().encode("utf-16-le")), "", 0),
+    Case("a compressed file with another ending", "file-compressed", content("train.jsonl", gzip.compress(GOOD_LINE)), "", 0),
+    Case("a key that comes twice", "json-broken", among_good(GOOD_LINE.rstrip()[:-1] + b', "id": "2"}')),
     # records
     Case("a list instead of an object", "record-not-an-object", among_good(b"[1, 2]")),
     Case("a number instead of an object", "record-not-an-object", among_good(b"7")),
@@ -293,11 +303,18 @@ CASES = [
     Case("the answer before the question", "first-turn-not-user", turns(GPT, HUMAN)),
     Case("two questions in a row", "turns-not-alternating", turns(HUMAN, HUMAN, GPT)),
     Case("a question without any answer", "nothing-supervised", turns(HUMAN)),
+    Case("accepted answers that are text", "answers-wrong-type", record(answers="Hello")),
     Case("a question at the end", "ends-with-user", turns(HUMAN, GPT, HUMAN), good=3),
     Case("a special token in a text", "special-token-in-text", turns(HUMAN, {"from": "gpt", "value": "a<|im_end|>b"}), good=3),
     # images of a record
     Case("an image without <image>", "image-markers-missing", record(image="a.png")),
     Case("<image> twice for one image", "image-markers-extra", record(image="a.png", conversations=[{"from": "human", "value": "<image><image>"}, GPT])),
+    Case("<image> without an image", "image-markers-extra", record(conversations=SEEN)),
+    Case("<image> beside an image that is null", "image-markers-extra", record(image=None, conversations=SEEN)),
+    Case("<image> beside an empty list of images", "image-markers-extra", record(image=[], conversations=SEEN)),
+    Case("<image> and a field image_path", "image-markers-extra", record(image_path="a.png", conversations=SEEN)),
+    Case("<image> in a message without images", "image-markers-extra", messages({"role": "user", "content": "<image>Read."}, ANSWERED)),
+    Case("an image under another name, without <image>", "image-field-unknown", record(image_path="a.png")),
     Case("an image that is a number", "image-wrong-type", record(image=7, conversations=SEEN)),
     Case("an empty image path", "image-path-empty", record(image="", conversations=SEEN)),
     Case("an absolute image path", "image-path-absolute", record(image="/etc/a.png", conversations=SEEN)),
@@ -309,6 +326,8 @@ CASES = [
     Case("a data URL that is not base64", "data-url-broken", record(image="data:image/png;base64,###", conversations=SEEN)),
     Case("one list of glyphs for two images", "glyphs-wrong-number", record(image=["a.png", "b.png"], glyphs=[[]], conversations=[{"from": "human", "value": "<image><image>"}, GPT])),
     Case("glyphs without their boxes", "glyphs-wrong-type", record(image="a.png", glyphs=[["a", "b"]], conversations=SEEN)),
+    Case("a glyph's box with NaN in words", "glyphs-wrong-type", record(image="a.png", glyphs=[[["a", "nan", 0, 1, 1]]], conversations=SEEN)),
+    Case("a glyph's box with 1e999", "glyphs-wrong-type", among_good(line({"id": "bad", "image": "a.png", "conversations": SEEN, "glyphs": [[["a", 0, 0, 9, 9]]]}).replace(b"9, 9", b"1e999, 9"))),
     # image files
     Case("an image that is not there", "image-missing", record(image="none.png", conversations=SEEN)),
     Case("a folder for an image", "image-not-a-file", record(image=".", conversations=SEEN)),

@@ -322,3 +322,29 @@ def test_a_control_character_in_a_list_is_one_broken_record(tmp_path):
     path.write_bytes(b"[\x0b")
     with pytest.raises(DataFault, match="json-cut-off"):
         list(records(path))
+
+
+def test_what_a_mac_adds_to_an_archive_is_passed_over(tmp_path):
+    record = json.dumps({"conversations": turns("<image>\nRead.")}).encode()
+    members = {"set/._0.png": b"Mac", "set/0.png": png("red"), "set/._0.json": b"Mac", "set/0.json": record}
+    members |= {"set/.DS_Store": b"Mac", "__MACOSX/set/._0.png": b"Mac", "._1.png": b"Mac"}
+    path = tmp_path / "d.tar"
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    (sample,) = read_files([path])
+    (image,) = sample.images
+    assert image.source.read() == png("red")
+
+
+def test_a_text_member_may_begin_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "d.tar"
+    with tarfile.open(path, "w") as archive:
+        for name, data in {"a.png": png("red"), "a.txt": b"\xef\xbb\xbfHello"}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    (sample,) = read_files([path])
+    assert sample.turns[1].text == "Hello"

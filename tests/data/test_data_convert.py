@@ -120,7 +120,7 @@ def expressible(sample, name):
         literal = any(
             "<image>" in p for t in sample.turns if t.role != "assistant" for p in t.parts if isinstance(p, str)
         )
-        return not in_answers and not (sample.images and literal)
+        return not in_answers and not literal
     return True
 
 
@@ -365,7 +365,7 @@ def test_what_json_cannot_say_is_set_aside(tmp_path):
         ({"output": "out.jsonl", "format_name": "webdataset"}, UsageError, r"does not end in \.tar"),
         ({"output": "out.parquet", "to": "openai"}, UsageError, "--to huggingface"),
         ({"output": "out.jsonl", "embed_images": True}, UsageError, "--embed_images needs"),
-        ({"output": "in.jsonl", "overwrite": True}, InputError, "is the input"),
+        ({"output": "in.jsonl", "overwrite": True}, UsageError, "would overwrite the input"),
         ({"output": "old.jsonl"}, InputError, "add --overwrite"),
         ({"output": "found.jsonl"}, InputError, r"found\.jsonl\.findings\.jsonl exists"),
         ({"output": "folder.jsonl", "overwrite": True}, InputError, "is a folder"),

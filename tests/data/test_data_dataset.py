@@ -12,13 +12,14 @@ from PIL import Image
 
 from parsit import hf
 from parsit.data import index as index_module
-from parsit.data.dataset import Limits, open_data
+from parsit.data.dataset import DataLimits, open_data
 from parsit.data.files import read_files
-from parsit.data.index import Reading, open_index
+from parsit.data.index import open_index
+from parsit.data.records import DataFile
 from parsit.data.sources import read_sources
 from parsit.types import InputError
 
-LIMITS = Limits(model_max_length=512)
+LIMITS = DataLimits(model_max_length=512)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def test_samples_come_from_disk_as_the_reader_gives_them_with_the_processors_len
         features = processor.encode(sample.turns)
         assert data.num_tokens[number] == len(features.input_ids)
         assert data.num_tiles[number] == (0 if features.pixel_values is None else len(features.pixel_values))
-    supervised = open_index(Reading(folder / "d.jsonl", folder), processor).column("num_supervised")
+    supervised = open_index(DataFile(folder / "d.jsonl", folder), processor).column("num_supervised")
     assert supervised.tolist() == [processor.encode(sample.turns).num_supervised for sample in expected]
 
 
@@ -97,8 +98,8 @@ def test_whatever_the_lengths_depend_on_is_part_of_the_key(folder, processor, mi
     from dataclasses import replace
 
     path = folder / "d.jsonl"
-    before = open_index(Reading(path, folder), processor).folder
-    reading, other = Reading(path, folder), processor
+    before = open_index(DataFile(path, folder), processor).folder
+    reading, other = DataFile(path, folder), processor
     if what == "time":
         os.utime(path, ns=(1, 1))
     elif what == "ends":
@@ -108,9 +109,9 @@ def test_whatever_the_lengths_depend_on_is_part_of_the_key(folder, processor, mi
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     elif what == "folder":
         (tmp_path / "other").mkdir()
-        reading = Reading(path, tmp_path / "other")
+        reading = DataFile(path, tmp_path / "other")
     elif what == "format":
-        reading = Reading(path, folder, "parsit")
+        reading = DataFile(path, folder, "parsit")
     else:
         other = hf.new_processor(
             replace(mini, multimodal=mini.multimodal | {"image_grid_pinpoints": "(1x1),...,(2x2)"})
@@ -123,19 +124,19 @@ def test_an_interrupted_build_leaves_nothing_that_looks_whole(folder, processor)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        open_index(Reading(folder / "d.jsonl", folder), processor, on_progress=interrupt)
+        open_index(DataFile(folder / "d.jsonl", folder), processor, on_progress=interrupt)
     assert list((index_module.cache_folder() / "index").iterdir()) == []
-    assert len(open_index(Reading(folder / "d.jsonl", folder), processor)) == 20
+    assert len(open_index(DataFile(folder / "d.jsonl", folder), processor)) == 20
 
 
 @pytest.mark.slow
 def test_several_processes_build_the_same_index(folder, processor, monkeypatch):
-    alone = open_index(Reading(folder / "d.jsonl", folder), processor)
+    alone = open_index(DataFile(folder / "d.jsonl", folder), processor)
     columns = {name: alone.column(name).copy() for name in index_module.COLUMNS}
     monkeypatch.setenv("PARSIT_CACHE", str(folder / "other-cache"))
     monkeypatch.setattr(index_module, "_ALONE_UP_TO", 0)
     monkeypatch.setattr(index_module, "_CHUNK", 3)
-    together = open_index(Reading(folder / "d.jsonl", folder), processor, workers=2)
+    together = open_index(DataFile(folder / "d.jsonl", folder), processor, workers=2)
     for name, column in columns.items():
         assert np.array_equal(together.column(name), column), name
 
@@ -145,7 +146,7 @@ def test_bad_records_are_set_aside_counted_and_listed(folder, processor, tmp_pat
     lines[2] = lines[2][:-5]
     lines[7] = lines[7].replace("7.png", "gone.png")
     write(folder / "d.jsonl", lines)
-    data = opened(folder, processor, Limits(512, max_bad_fraction=0.1))
+    data = opened(folder, processor, DataLimits(512, max_bad_fraction=0.1))
     assert len(data) == 18
     assert data.num_records == 20
     assert dict(data.set_aside) == {"json-broken": 1, "image-missing": 1}
@@ -171,27 +172,31 @@ def test_too_much_that_is_bad_stops_the_run_with_the_first_place_and_the_list(fo
         opened(folder, processor)
     with pytest.raises(InputError, match=r"first: .*d\.jsonl:3: .*findings\.jsonl"):
         opened(folder, processor)
+    with pytest.raises(InputError, match=r"all are listed in .*run/set_aside\.jsonl"):
+        opened(folder, processor, findings_file=folder / "run" / "set_aside.jsonl")
+    (entry,) = map(json.loads, lines_of(folder / "run" / "set_aside.jsonl"))
+    assert (entry["code"], entry["place"]) == ("json-broken", f"{folder}/d.jsonl:3")
 
 
 def test_over_long_samples_are_skipped_cut_or_refused(folder, processor):
     whole = opened(folder, processor)
     limit = int(np.sort(whole.num_tokens)[-4])
     too_long = np.flatnonzero(whole.num_tokens > limit)
-    skipped = opened(folder, processor, Limits(limit))
+    skipped = opened(folder, processor, DataLimits(limit))
     assert len(skipped) == 20 - len(too_long)
     assert skipped.set_aside["over-long"] == len(too_long) == 3
     assert skipped.num_tokens.max() <= limit
     with pytest.raises(
         InputError, match=rf"d\.jsonl:\d+: \d+ tokens, more than --model_max_length {limit}.*\[over-long\]"
     ):
-        opened(folder, processor, Limits(limit, over_long="error"))
+        opened(folder, processor, DataLimits(limit, over_long="error"))
 
 
 def test_truncation_keeps_whole_turns_and_never_half_an_image(folder, processor):
     whole = opened(folder, processor)
     several = [n for n in range(20) if len(whole.samples[n].turns) == 4]
     limit = min(int(whole.num_tokens[n]) for n in several) - 1
-    data = opened(folder, processor, Limits(limit, over_long="truncate"))
+    data = opened(folder, processor, DataLimits(limit, over_long="truncate"))
     assert data.num_tokens.max() <= limit
     assert data.noted["over-long-truncated"] > 0
     for number in range(len(data)):
@@ -208,7 +213,7 @@ def test_truncation_keeps_whole_turns_and_never_half_an_image(folder, processor)
 def test_samples_with_too_many_tiles_are_set_aside(folder, processor):
     whole = opened(folder, processor)
     limit = int(whole.num_tiles.max()) - 1
-    data = opened(folder, processor, Limits(512, max_tiles=limit))
+    data = opened(folder, processor, DataLimits(512, max_tiles=limit))
     assert data.set_aside["too-many-tiles"] == (whole.num_tiles > limit).sum() > 0
     assert data.num_tiles.max() <= limit
 
@@ -244,8 +249,15 @@ def test_a_store_travels_to_workers_without_its_columns(folder, processor):
 
 
 def test_nothing_left_is_an_error(folder, processor):
-    with pytest.raises(InputError, match="no sample is left of 20 records"):
-        opened(folder, processor, Limits(3))
+    with pytest.raises(
+        InputError, match=r"no sample is left of 20 records: the shortest has \d+ tokens.*raise it to .*line"
+    ):
+        opened(folder, processor, DataLimits(3), findings_file=folder / "run" / "set_aside.jsonl")
+    listed = [json.loads(line) for line in lines_of(folder / "run" / "set_aside.jsonl")]
+    assert [entry["code"] for entry in listed] == ["over-long"] * 20
+    write(folder / "tiles.jsonl", [line for line in lines_of(folder / "d.jsonl") if '"image"' in line][-2:])
+    with pytest.raises(InputError, match="none is within --max_tiles_per_pack 1: raise it"):
+        opened(folder, processor, DataLimits(512, max_tiles=1), name="tiles.jsonl")
     write(folder / "empty.jsonl", [""])
     with pytest.raises(InputError, match="no sample is left"):
         opened(folder, processor, name="empty.jsonl")

@@ -64,6 +64,7 @@ def test_docvqa(tmp_path):
     assert answers(samples) == {"docvqa-train-337": "0.28", "docvqa-train-342": "Yes"}
     sample = samples["docvqa-train-337"]
     assert sample.images[0].source == first
+    assert sample.other_answers == (".28",)
     assert sample.turns[0].text == "\nQ337?\nAnswer with a word or a short phrase."
     assert sample.place == f"{path}:data[0]"
     codes = ["image-missing", "annotation-broken", "image-path-leaves-root", "answer-missing", "annotation-broken"]

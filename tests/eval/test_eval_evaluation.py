@@ -147,3 +147,16 @@ def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path):
     with pytest.raises(ParsitError, match="cannot be written") as caught:
         found.write_results(tmp_path / "out")
     assert "\n" not in str(caught.value)
+
+
+def test_the_best_of_the_accepted_answers_is_scored(tmp_path):
+    question = Turn("user", ("How much?",))
+    one = Sample("1", (question, Turn("assistant", ("0.28",))), other_answers=("28 %", "0.28 percent"))
+    two = Sample("2", (question, Turn("assistant", ("Yes",))), other_answers=("yes",))
+    evaluation = evaluate([one, two], lambda p: [Generation("28  %", 3), Generation("no", 1)], batch_size=2)
+    first, second = evaluation.records
+    assert (first.scores.exact_match, first.scores.anls, first.raw_scores.exact_match) == (1.0, 1.0, 0.0)
+    assert second.scores.anls == 0.0
+    assert evaluation.summary.normalized.anls.value == 0.5
+    _, predictions = evaluation.write_results(tmp_path, {})
+    assert json.loads(predictions.read_text().splitlines()[0])["other_answers"] == ["28 %", "0.28 percent"]

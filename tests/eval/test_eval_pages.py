@@ -15,7 +15,7 @@ from parsit.eval import (
     StepTime,
     demo_page,
     evaluate,
-    looking_report,
+    grounding_report,
     worst_cases_page,
     write_demo_report,
     write_worst_cases,
@@ -148,10 +148,10 @@ def report(crops, evaluation, tmp_path_factory):
         introduction=("Trained from nothing.", EVIL),
         samples=crops,
         evaluation=evaluation,
-        looking=looking_report(crops, exact, score_nats, ["Invoice"], batch_size=4),
+        grounding=grounding_report(crops, exact, score_nats, ["Invoice"], batch_size=4),
         metrics=folder / "metrics.jsonl",
         evaluation_before=evaluate(crops, untrained, batch_size=4),
-        looking_before=looking_report(crops, untrained, lambda s: [(8.0, 2)] * len(s), ["Invoice"], batch_size=4),
+        grounding_before=grounding_report(crops, untrained, lambda s: [(8.0, 2)] * len(s), ["Invoice"], batch_size=4),
         pages=(page,),
         settings={"learning_rate": "1e-3", "note": EVIL},
         versions={"parsit": "0.1.0"},
@@ -225,17 +225,17 @@ def test_demo_page_is_one_file_and_escapes(report, tmp_path):
 def test_demo_page_shows_the_verdict_and_both_columns(report):
     text = words(demo_page(report))
     assert "✓ Yes, it looks." in text
-    assert f"{report.looking.nats_right.value:.3f}" == "0.500"
+    assert f"{report.grounding.nats_right.value:.3f}" == "0.500"
     assert "nats per token, given the right page 4.000 4.000 to 4.000 0.500 0.500 to 0.500" in text
     assert "right page − another page 0.000 0.000 to 0.000 −2.000 −2.000 to −2.000" in text
-    assert f"“{report.looking.constant_text}”" in text
+    assert f"“{report.grounding.constant_text}”" in text
     html = demo_page(report)
     # Before training no difference is in the model's favour, afterwards all three are.
     assert (html.count('class="n no"'), html.count('class="n ok"')) == (3, 3)
 
 
 def test_demo_page_of_a_blind_model_says_so(report):
-    blind = replace(report, looking=report.looking_before, looking_before=None, evaluation_before=None)
+    blind = replace(report, grounding=report.grounding_before, grounding_before=None, evaluation_before=None)
     text = words(demo_page(blind))
     assert "✗ Not shown." in text
     assert "before training" not in text

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from parsit import hf
+from parsit.files.run_folder import find_model
 from parsit.parse.engine import LoopCriteria, ModelEngine, load_engine, repeats_itself
-from parsit.parse.locate import find_model
 from parsit.types import ImageRef, InputError, Sample, Turn, UsageError
 
 

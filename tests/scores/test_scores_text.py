@@ -16,6 +16,7 @@ from parsit.scores import (
     failed_scores,
     normalize,
     normalized_edit_distance,
+    score_best,
     score_text,
     wer,
 )
@@ -150,3 +151,24 @@ def test_without_the_extra_the_error_says_what_to_install():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.stderr.splitlines()[-1].startswith("parsit.types.errors.UsageError")
     assert "pip install 'parsit[eval]'" in result.stderr
+
+
+def test_the_best_of_several_answers_counts_for_each_score():
+    scores = score_best(["dog", "the dog"], "The dog")
+    assert (scores.anls, scores.exact_match) == (1.0, 0.0)
+    assert (scores.char_edits, scores.chars) == (1, 7)
+    assert score_best(["a", "b"], "b").exact_match == 1.0
+    # ANLS may be best at another answer than CER: here at the one that differs in case alone.
+    mixed = score_best(["abcd", "ABXY"], "abxy")
+    assert (mixed.char_edits, mixed.anls) == (2, 1.0)
+    assert score_best(["one"], "two") == score_text("one", "two")
+
+
+def test_anls_over_several_answers_is_the_published_one():
+    for answers, prediction in (
+        (["0.28", "0.280", "28%"], "0.28 %"),
+        (["Yes", "yes it is"], "yes it"),
+        (["a b"], "xyz"),
+    ):
+        expected = anls_star.anls_score(tuple(answers), prediction)
+        assert score_best(answers, prediction).anls == pytest.approx(expected)

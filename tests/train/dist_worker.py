@@ -25,8 +25,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 
 from parsit.config import TrainConfig
+from parsit.files.run_folder import list_checkpoints
 from parsit.train import train
-from parsit.train.checkpoint import list_checkpoints
 from parsit.train.loop import Run
 from parsit.train.prepare import prepare
 from parsit.train.world import World, join, leave

@@ -5,18 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from parsit.train.checkpoint import (
-    SavedState,
-    TrainState,
-    begin_checkpoint,
-    find_newest,
-    finish_checkpoint,
-    list_checkpoints,
-    load_state,
-    prune,
-    require_good,
-    verify,
-)
+from parsit.files.run_folder import find_newest, list_checkpoints, prune, require_good, verify
+from parsit.train.checkpoint import SavedState, TrainState, begin_checkpoint, finish_checkpoint, load_state
 from parsit.types import InputError
 
 

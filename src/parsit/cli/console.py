@@ -19,6 +19,7 @@ _PLAIN_EVERY_S = 10.0
 def quiet_libraries() -> None:
     """Keep transformers' bars and notices out of Parsit's output; its errors still come."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it complains of a home that cannot be written to
     # DeepSpeed calls functions of torch that newer versions rename; nobody here can do anything about that.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     # Where the home folder cannot be written it works all the same, from a temporary one, and says so in two lines.

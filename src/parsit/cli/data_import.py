@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from parsit.cli.console import bar
 from parsit.cli.parser import Parser
 from parsit.data.faults import DataFault
+from parsit.files import refuse_other_content
 from parsit.types import InputError, Sample, UsageError
 
 if TYPE_CHECKING:
@@ -110,6 +111,9 @@ def _check(options: Options) -> None:
     if options.out.suffix != ".jsonl":
         raise UsageError(f"--out must end in .jsonl, not {options.out.name!r}")
     if options.overwrite:
+        # A set may lie where its records go: what it was published with is not replaced.
+        refuse_other_content(options.out, lambda head: b'"conversations"' in head, "records")
+        refuse_other_content(options.findings, lambda head: b'"code"' in head, "findings")
         return
     for path in (options.out, options.images, options.findings):
         if path.exists():
@@ -120,8 +124,8 @@ def _run(options: Options) -> int:
     """Import, and put the files in place at the end; made images go to their folder as they come."""
     from parsit.data.image_output import ImageFiles
     from parsit.data.importers import IMPORTERS
-    from parsit.data.whole_file import WholeFile
     from parsit.data.writers import JsonLines
+    from parsit.files import WholeFile
 
     importer = IMPORTERS[options.name]
     source, items = importer.items(options.folder, options.split, options.image_folder, render_page)

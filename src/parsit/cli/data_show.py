@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,17 +12,22 @@ from rich.console import Console
 from rich.table import Table
 
 from parsit.cli.console import bar, bars, quiet_libraries, say
+from parsit.cli.data_model import add_model_options, max_length_of, processor_of
 from parsit.cli.parser import Parser
-from parsit.cli.stage_limits import StageLimits, limits_of
+from parsit.files import refuse_inputs, refuse_other_content, write_whole
 from parsit.types import InputError, UsageError
-from parsit.types.files import write_whole
 
 if TYPE_CHECKING:
+    from parsit.data.containers import Span
     from parsit.data.dataset import DataSet
-    from parsit.data.selection import Source
+    from parsit.data.records import DataFile
     from parsit.eval.data_show import Shown
     from parsit.eval.data_stats import SetStats
     from parsit.processing.processor import ParsitProcessor
+
+
+# Tokens of a pack for a model's folder that does not say how it was trained.
+_LENGTH_OF_OTHERS = 4096
 
 
 def show(argv: list[str]) -> int:
@@ -37,66 +41,51 @@ def show(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if options.n < 1:
         raise UsageError(f"--n is {options.n}: it must be at least 1")
-    processor = _processor(options.model)
+    _require_page_place(options)
+    quiet_libraries()
+    processor, limit = processor_of(options.model), max_length_of(options.model, options.model_max_length)
     from parsit.eval.data_show import page
 
     shown: list[Shown] = []
     with bar("samples", options.n) as advance:
-        for one in _chosen(options, processor):
-            shown.append(_judged(one, limits_of(options.model)))
+        for one in _chosen(options, processor, limit):
+            shown.append(one)
             advance(1)
     if not shown:
         raise InputError(f"{', '.join(options.files)}: no records to show")
     bad = sum(bool(one.error) for one in shown)
     how = "the first" if options.random is None else f"chosen at random (seed {options.random})"
     notes = [f"{len(shown)} samples of {', '.join(options.files)}, {how}, as {options.model} sees them."]
+    notes += [f"The longest sample may have {limit:,} tokens."] if limit else []
     notes += [f"{bad} of them would not be trained on."] if bad else []
     path = write_whole(Path(options.out), page("Samples", shown, notes))
     print(f"{len(shown)} samples, {bad} with a fault: {path}")
     return 0
 
 
-def _chosen(options: Any, processor: ParsitProcessor) -> Iterator[Shown]:
-    from parsit.data.containers import container_of
+def _chosen(options: Any, processor: ParsitProcessor, limit: int | None) -> Iterator[Shown]:
     from parsit.data.faults import DataFault
-    from parsit.data.files import image_root
-    from parsit.data.formats import Context, format_named, read_record
+    from parsit.data.records import DataFile
     from parsit.data.sources import read_sources
     from parsit.eval.data_show import show, show_fault
 
-    for path, root, span in _spans(read_sources(options.files, options.image_folder), options, image_root):
-        container = container_of(path)
-        place = container.place(path, span)
+    sources = read_sources(options.files, options.image_folder)
+    files = [DataFile.of(source.path, source.image_folder, options.format) for source in sources]
+    for file, span in _spans(files, options):
         try:
-            value = container.read(path, span)
-            sample = read_record(value, Context(place, root), format_named(options.format))
+            sample = file.sample(span)
         except DataFault as fault:
-            yield show_fault(fault.at(place))
+            yield show_fault(fault)
         else:
-            yield show(sample, processor)
+            yield show(sample, processor, limit)
 
 
-def _judged(one: Shown, limits: StageLimits) -> Shown:
-    """A sample with the reason, where it is more than its stage takes."""
-    if limits.model_max_length and one.num_tokens > limits.model_max_length:
-        return replace(one, error=f"{one.num_tokens:,} tokens, at most {limits.model_max_length:,} are trained on")
-    if limits.max_tiles and one.num_tiles > limits.max_tiles:
-        return replace(one, error=f"{one.num_tiles:,} tiles, at most {limits.max_tiles:,} are trained on")
-    return one
-
-
-def _spans(sources: list[Source], options: Any, image_root: Callable[..., Path]) -> Iterator[tuple[Path, Path, Any]]:
+def _spans(files: list[DataFile], options: Any) -> Iterator[tuple[DataFile, Span]]:
     """Where the chosen records lie: the first of all files, or some at random in the files' order."""
     import random
     from itertools import islice
 
-    from parsit.data.containers import container_of
-
-    every = (
-        (source.path, image_root(source.path, source.image_folder), span)
-        for source in sources
-        for span in container_of(source.path).scan(source.path)
-    )
+    every = ((file, span) for file in files for span in file.container.scan(file.path))
     if options.random is None:
         yield from islice(every, options.n)
         return
@@ -110,21 +99,20 @@ def stats(argv: list[str]) -> int:
     parser = Parser("parsit data stats", "Lengths, tiles, and how full packs and batches would be, for each set.")
     option: Callable[..., Any] = parser.add_argument
     _common_options(option)
-    option("--model_max_length", type=int, metavar="N", help="longest sample and pack in tokens (the stage's, or 4096)")
-    option("--batch_size", type=int, metavar="N", help="samples of a padded batch (the stage's, or 8)")
+    option("--batch_size", type=int, default=8, metavar="N", help="samples of a padded batch")
     option("--out", metavar="FILE", help="a page with plots, .html")
     option("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(argv)
-    stage = limits_of(options.model)
-    for name, usual in (("model_max_length", stage.model_max_length or 4096), ("batch_size", stage.batch_size or 8)):
-        if options[name] is None:
-            options[name] = usual
-        if options[name] < 1:
-            raise UsageError(f"--{name} is {options[name]}: it must be at least 1")
-    processor = _processor(options.model)
+    if options.batch_size < 1:
+        raise UsageError(f"--batch_size is {options.batch_size}: it must be at least 1")
+    if options.out:
+        _require_page_place(options)
+    quiet_libraries()
+    processor = processor_of(options.model)
+    limit = max_length_of(options.model, options.model_max_length) or _LENGTH_OF_OTHERS
     from parsit.eval.data_stats import page
 
-    sets = _sets(options, processor)
+    sets = _sets(options, processor, limit)
     numbers = [made for made, _ in sets]
     if options.json:
         print(json.dumps([one.as_json() for one in numbers], indent=2))
@@ -132,25 +120,25 @@ def stats(argv: list[str]) -> int:
         _print(numbers)
     if options.out:
         notes = [
-            f"As {options.model} counts them: packs of {options.model_max_length:,} tokens, batches of "
+            f"As {options.model} counts them: packs and samples of at most {limit:,} tokens, batches of "
             f"{options.batch_size} samples of like length."
         ]
         say(f"page: {write_whole(Path(options.out), page('The data in numbers', sets, notes))}")
     return 0
 
 
-def _sets(options: Any, processor: ParsitProcessor) -> list[tuple[SetStats, DataSet]]:
-    from parsit.data.dataset import Limits, open_data
+def _sets(options: Any, processor: ParsitProcessor, max_length: int) -> list[tuple[SetStats, DataSet]]:
+    from parsit.data.dataset import DataLimits, open_data
     from parsit.data.sources import read_sources
     from parsit.eval.data_stats import stats_of
 
     # Nothing is trained here: whatever is bad is counted, and the rest described.
-    limits = Limits(options.model_max_length, max_tiles=limits_of(options.model).max_tiles, max_bad_fraction=1.0)
+    limits = DataLimits(max_length, max_bad_fraction=1.0)
     sets = []
     with bars("counting") if not options.json else nullcontext() as advance:
         for source in read_sources(options.files, options.image_folder):
             data = open_data([source], processor, limits, format_name=options.format, on_progress=advance)
-            sets.append((stats_of(source.name, data, options.model_max_length, options.batch_size), data))
+            sets.append((stats_of(source.name, data, max_length, options.batch_size), data))
     return sets
 
 
@@ -182,13 +170,20 @@ def _print(sets: list[SetStats]) -> None:
 
 def _common_options(option: Callable[..., Any]) -> None:
     option("files", nargs="+", metavar="FILE", help="data files, {a,b}.json, or a mixture (.yaml)")
-    option("--model", default="tiny", metavar="M", help="folder or preset that counts; PRESET/STAGE: its limits too")
+    add_model_options(option, default="tiny")
     option("--image_folder", metavar="DIR", help="where image paths start; by default each file's own folder")
     option("--format", default="auto", metavar="NAME", help="the records' format; auto: each record's own")
 
 
-def _processor(name: str) -> ParsitProcessor:
-    quiet_libraries()
-    from parsit.hf import processor_named
+def _require_page_place(options: Any) -> None:
+    """Refuse an `--out` that holds data, images or anything else but an older page. Raises `UsageError`."""
+    from parsit.data.sources import files_read, read_sources
 
-    return processor_named(limits_of(name).model)
+    out = Path(options.out)
+    refuse_inputs(out, files_read(options.files, read_sources(options.files, options.image_folder)))
+    refuse_other_content(out, _is_page, "page")
+
+
+def _is_page(head: bytes) -> bool:
+    """Whether a file that begins with these bytes is a page of HTML."""
+    return head.lstrip().lower().startswith((b"<!doctype html", b"<html"))

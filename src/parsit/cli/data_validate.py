@@ -6,8 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +15,16 @@ from rich.table import Table
 from rich.text import Text
 
 from parsit.cli.console import bar, quiet_libraries
+from parsit.cli.data_model import add_model_options, max_length_of, processor_of
 from parsit.cli.parser import Parser
-from parsit.cli.stage_limits import limits_of
+from parsit.files import refuse_inputs, refuse_other_content
 from parsit.types import Sample, UsageError
 
 if TYPE_CHECKING:
-    from parsit.data.look import Rules
-    from parsit.data.validate import Report
-    from parsit.processing.processor import ParsitProcessor
+    from parsit.data.faults import Finding
+    from parsit.data.validate import Report, Rules
 
+_EXAMPLE_CHARS = 160
 _COLUMNS = ("code", "count", "level", "meaning", "for example", "what to do")
 
 
@@ -32,19 +32,19 @@ def validate(argv: list[str]) -> int:
     """Run `parsit data validate …`; 0: nothing but notes, 1: faults.
 
     Raises:
-        UsageError: options that make no sense together.
+        UsageError: options that make no sense together, or `--findings` that is an input or holds something else.
         InputError: a mixture that cannot be read, an image folder that does not exist.
     """
     options = _parse(argv)
-    from parsit.data.sources import read_sources
+    from parsit.data.sources import files_read, read_sources
     from parsit.data.validate import validate_sources
 
-    sources = read_sources(
-        [*options["files"], *([options["input"]] if options["input"] else [])], options["image_folder"]
-    )
+    named = [*options["files"], *([options["input"]] if options["input"] else [])]
+    sources = read_sources(named, options["image_folder"])
     findings_file = Path(options["findings"]) if options["findings"] else None
     if findings_file is not None:
-        _refuse_to_overwrite(findings_file)
+        refuse_other_content(findings_file, _is_findings, "findings", "--findings")
+        refuse_inputs(findings_file, files_read(named, sources), "--findings")
     rules = _rules(options)
     with _progress() as on_progress:
         report = validate_sources(sources, rules, on_progress, workers=options["workers"], findings_file=findings_file)
@@ -63,16 +63,10 @@ def _parse(argv: list[str]) -> dict[str, Any]:
     option: Callable[..., Any] = parser.add_argument
     option("files", nargs="*", metavar="FILE", help="data files, {a,b}.json, or mixtures (.yaml)")
     option("--input", metavar="FILE", help="one more data file")
-    option("--image_folder", metavar="DIR", help="where image paths start; without it, image files are not opened")
+    option("--image_folder", metavar="DIR", help="where image paths start; by default each file's own folder")
     option("--format", choices=("auto", *FORMATS), default="auto", help="the records' format; auto: each record's own")
     option("--deep", action="store_true", help="decode every image, instead of its header and its end alone")
-    option("--model", metavar="M", help="a folder, a preset or PRESET/STAGE: ask for samples that are too long for it")
-    option(
-        "--model_max_length",
-        type=int,
-        metavar="N",
-        help="with --model: longest sample in tokens (else the stage's)",
-    )
+    add_model_options(option, default=None)
     option("--findings", metavar="FILE", help="write every finding as a line of JSON")
     option("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
     options = parser.parse_args(argv).as_dict()
@@ -80,44 +74,32 @@ def _parse(argv: list[str]) -> dict[str, Any]:
         raise UsageError("data validate: name at least one data file (`parsit data validate --help`)")
     if options["workers"] < 1:
         raise UsageError(f"--workers must be 1 or more, not {options['workers']}")
-    if options["model"] is not None and options["model_max_length"] is None:
-        options["model_max_length"] = limits_of(options["model"]).model_max_length
-    if (options["model"] is None) != (options["model_max_length"] is None):
-        raise UsageError(
-            "--model and --model_max_length belong together: give both, neither, or a stage (PRESET/STAGE)"
-        )
-    if options["model_max_length"] is not None and options["model_max_length"] < 1:
-        raise UsageError(f"--model_max_length must be 1 or more, not {options['model_max_length']}")
+    if options["model"] is None and options["model_max_length"] is not None:
+        raise UsageError("--model_max_length counts a model's tokens: name the --model as well")
     return options
 
 
-def _refuse_to_overwrite(path: Path) -> None:
-    """Findings replace older findings, and nothing else.
-
-    Raises:
-        UsageError: the file holds something else, such as the data.
-    """
-    if not path.exists():
-        return
+def _is_findings(head: bytes) -> bool:
+    """Whether a file that begins so holds findings."""
     try:
-        with path.open(encoding="utf-8") as file:
-            first = file.readline(65536)
-        old = json.loads(first) if first.strip() else {"code": "", "level": ""}
-    except (OSError, ValueError):
-        old = None
-    if not isinstance(old, dict) or not {"code", "level"} <= old.keys():
-        raise UsageError(f"--findings {path} exists and holds no findings: choose another name")
+        first = json.loads(head.partition(b"\n")[0])
+    except ValueError:
+        return False
+    return isinstance(first, dict) and {"code", "level"} <= first.keys()
 
 
 def _rules(options: dict[str, Any]) -> Rules:
-    from parsit.data.look import Rules
+    from parsit.data.validate import Rules
 
     rules = Rules(options["format"], options["deep"])
     if options["model"] is None:
         return rules
+    limit = max_length_of(options["model"], options["model_max_length"])
+    if limit is None:
+        raise UsageError(f"--model {options['model']} does not say how it was trained: give --model_max_length too")
     quiet_libraries()
-    _processor(options["model"])  # what is wrong with the model is said now
-    return Rules(options["format"], options["deep"], None, TokenCount(options["model"]), options["model_max_length"])
+    processor_of(options["model"])  # what is wrong with the model is said now
+    return replace(rules, count=TokenCount(options["model"]), model_max_length=limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +110,7 @@ class TokenCount:
 
     def __call__(self, sample: Sample) -> int:
         """Tokens, those of its images included. Raises `InputError`."""
-        return _processor(self.model).count(sample.turns)[0]
-
-
-@lru_cache(maxsize=1)
-def _processor(model: str) -> ParsitProcessor:
-    from parsit.hf import processor_named
-
-    return processor_named(limits_of(model).model)
+        return processor_of(self.model).count(sample.turns)[0]
 
 
 @contextmanager
@@ -166,8 +141,6 @@ def _show(report: Report) -> None:
         widths = [max(len(row[column]) for row in (_COLUMNS, *rows)) for column in range(len(_COLUMNS))]
         for row in (_COLUMNS, *rows):
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    if report.images_not_looked_at:
-        print(f"{report.images_not_looked_at:,} image files were not looked at: name their --image_folder")
     print(f"{report.good:,} of {report.samples:,} samples would be trained on")
 
 
@@ -190,13 +163,15 @@ def _rows(report: Report) -> list[tuple[str, ...]]:
             f"{report.counts[code]:,}",
             FAULTS[code].level,
             FAULTS[code].meaning,
-            _printable(report.examples[code][0].place),
+            _shortened(report.examples[code][0]),
             FAULTS[code].remedy,
         )
         for code in codes
     ]
 
 
-def _printable(text: str) -> str:
-    """A place on one line and without control characters: names in tar files and data sets are strangers' words."""
-    return text if text.isprintable() else repr(text)
+def _shortened(finding: Finding) -> str:
+    """Place and detail on one line and without control characters: names in data sets are strangers' words."""
+    text = f"{finding.place}: {finding.detail}"
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= _EXAMPLE_CHARS else f"{text[:_EXAMPLE_CHARS]}…"

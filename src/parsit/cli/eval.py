@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from parsit.types import Generation, Sample, Turn
 
 
+OUTPUTS = ("results.json", "predictions.jsonl", "worst.html")
+
+
 def main(argv: list[str]) -> int:
     """Run the verb. A sample that fails counts as failed and does not stop the others; exit code 1 if any did."""
     parser = Parser("parsit eval", "Score a model: CER, WER, normalised edit distance, exact match, ANLS.")
@@ -31,8 +34,13 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
 
     from parsit.data.files import read_files
+    from parsit.files import refuse_inputs
 
     samples = read_files(args.data, args.image_folder)
+    if args.out:
+        images = {image.source for sample in samples for image in sample.images if isinstance(image.source, Path)}
+        for name in OUTPUTS:
+            refuse_inputs(Path(args.out) / name, [*map(Path, args.data), *images])
     samples = samples[: args.limit] if args.limit > 0 else samples
 
     from parsit.cli.console import quiet_libraries, say
@@ -51,10 +59,8 @@ def main(argv: list[str]) -> int:
     if args.out:
         evaluation.write_results(Path(args.out), about)
         title = f"Worst cases of {args.model}"
-        write_worst_cases(
-            Path(args.out) / "worst.html", evaluation, samples, title=title, worst=args.worst, about=about
-        )
-        say(f"wrote results.json, predictions.jsonl and worst.html into {args.out}")
+        write_worst_cases(Path(args.out) / OUTPUTS[2], evaluation, samples, title=title, worst=args.worst, about=about)
+        say(f"wrote {', '.join(OUTPUTS)} into {args.out}")
     return 1 if evaluation.summary.failed else 0
 
 

@@ -6,15 +6,11 @@ place, loaded again strictly, compared with the model in memory, and renamed.
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parsit.cli.parser import Parser
+from parsit.files import whole_folder
 from parsit.types import ImageRef, InputError, ParsitError, Turn, UsageError
 
 if TYPE_CHECKING:
@@ -65,7 +61,7 @@ def require_free(out: Path) -> None:
     Raises:
         InputError: the folder exists.
     """
-    if out.exists():
+    if out.exists() or out.is_symlink():
         raise InputError(f"{out}: is there already; give another --out")
 
 
@@ -76,8 +72,7 @@ def find_checkpoint(path: Path) -> Path:
         InputError: there is none, or it is not whole.
     """
     from parsit.cli.console import say
-    from parsit.parse.locate import find_model
-    from parsit.train.checkpoint import MANIFEST, find_newest, list_checkpoints, verify
+    from parsit.files.run_folder import MANIFEST, find_best, find_model, find_newest, list_checkpoints, verify
 
     if (path / "config.json").is_file() or not list_checkpoints(path):
         folder = find_model(path)
@@ -88,11 +83,9 @@ def find_checkpoint(path: Path) -> Path:
     newest = find_newest(path, warn=say)
     if newest is None:
         raise InputError(f"{path}: none of its checkpoints is whole")
-    best = path / "best.json"
-    if best.is_file():
-        name = json.loads(best.read_text(encoding="utf-8"))["checkpoint"]
-        if name != newest.name:
-            say(f"{newest.name} is the newest; {name} validated best: export {path / name} to have that one")
+    best = find_best(path)
+    if best is not None and best != newest:
+        say(f"{newest.name} is the newest; {best.name} validated best: export {best} to have that one")
     return newest
 
 
@@ -149,24 +142,6 @@ def write_model(model: ParsitForConditionalGeneration, processor: ParsitProcesso
         raise ParsitError(f"{out}: cannot be written: {error}") from error
     print(f"verified: loaded strictly; logits differ by at most {difference:.1e}")
     print(f"wrote: {out}")
-
-
-@contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
-    """A folder to write into, which is synced and becomes `out` at the end, or leaves nothing behind."""
-    require_free(out)
-    draft = out.parent / f".{out.name}.partial"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
-        yield draft
-        for path in [*draft.rglob("*"), draft]:
-            descriptor = os.open(path, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
-        draft.rename(out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def logits_of(model: ParsitForConditionalGeneration, processor: ParsitProcessor) -> torch.Tensor:

@@ -13,9 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from parsit.cli.export import require_free, whole_folder, write_model
+from parsit.cli.export import require_free, write_model
 from parsit.cli.parser import Parser
 from parsit.config import MULTIMODAL_FLAGS, Architecture, architecture_names, load_architecture
+from parsit.files import whole_folder
 from parsit.types import InputError
 
 if TYPE_CHECKING:

@@ -43,8 +43,8 @@ def _config_of_folder(name: str) -> ParsitConfig:
 
     if not Path(name).exists():
         raise InputError(unknown("preset or folder", name, architecture_names()))
+    from parsit.files.run_folder import find_model, is_parsit_model
     from parsit.model import ParsitConfig
-    from parsit.parse.locate import find_model, is_parsit_model
 
     folder = find_model(name)
     if not is_parsit_model(folder):

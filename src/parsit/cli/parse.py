@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from parsit.cli.parser import Parser
+from parsit.files import refuse_inputs, write_whole
 from parsit.types import Document, InputError, Page, ParsitError, UsageError
-from parsit.types.files import write_whole
 
 FORMATS: dict[str, Callable[[Document], str]] = {
     "md": Document.to_markdown,
@@ -150,8 +150,7 @@ def output_paths(files: list[Path], out: str | None, suffix: str) -> list[Path |
         if path in outs[:position]:
             twin = files[outs.index(path)]
             raise UsageError(f"{twin} and {files[position]} would both be written to {path}; read them one by one")
-        if path.resolve() in [file.resolve() for file in files]:
-            raise UsageError(f"--out would overwrite the input {path}")
+        refuse_inputs(path, files)
     return list(outs)
 
 
@@ -175,7 +174,7 @@ def load_reader(model: str, device: str | None) -> Any:
     Raises:
         InputError: There is no model, or it cannot be loaded.
     """
-    from parsit.parse.locate import find_model
+    from parsit.files.run_folder import find_model
 
     folder = find_model(model)
 

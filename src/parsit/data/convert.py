@@ -19,13 +19,13 @@ from typing import Any
 from parsit.data.containers import container_of, records
 from parsit.data.convert_settings import ConvertSettings
 from parsit.data.faults import DataFault, Finding
-from parsit.data.files import image_root
-from parsit.data.formats import Context, Format, ImageNames, not_carried, recognise
+from parsit.data.formats import Context, Format, ImageNames, recognise
 from parsit.data.formats.images import image_list
 from parsit.data.image_output import ImageFiles, PathNames, data_url
 from parsit.data.images import check_image
-from parsit.data.whole_file import WholeFile
+from parsit.data.records import image_root
 from parsit.data.writers import Output, output_for
+from parsit.files import WholeFile
 from parsit.types import FileSlice, ImageRef
 
 # More different names of unknown fields than this are counted together.
@@ -143,7 +143,7 @@ class _Conversion:
             raise DataFault("file-empty", "the file holds no record", str(self.settings.input))
 
     def _convert(self, record: Any, context: Context, source: Format | None) -> None:
-        format, sample = recognise(record, context, source)
+        format, sample, unread = recognise(record, context, source)
         images = sample.images
         not_looked_at = sum(not self._look_at(image) for image in images)
         self.output.begin(len(images))
@@ -152,7 +152,7 @@ class _Conversion:
             made = self._with_names(record, images) if images else record
         else:
             written = self.target.write(sample, self.output.name_of)
-            made, lost = written.record, [*not_carried(record, format), *written.lost]
+            made, lost = written.record, [*unread, *written.lost]
         self.output.add(made)
         self.report.formats[format.name] += 1
         self.report.images += len(images)
@@ -186,7 +186,9 @@ def _is_already(record: dict[str, Any], format: Format, target: Format) -> bool:
     if format.name not in ("parsit", "llava") or target.name not in ("parsit", "llava"):
         return False
     return target.name == "parsit" or (
-        record.get("glyphs") is None and all(isinstance(turn["value"], str) for turn in record["conversations"])
+        record.get("glyphs") is None
+        and record.get("answers") is None
+        and all(isinstance(turn["value"], str) for turn in record["conversations"])
     )
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parsit.data.containers import container_of
-from parsit.data.files import image_root
 from parsit.data.formats import FORMATS, Format, format_named
+from parsit.data.records import image_root
+from parsit.files import refuse_inputs
 from parsit.types import InputError, UsageError
 
 OUTPUT_SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".tar")
@@ -85,9 +86,9 @@ class ConvertSettings:
         self._check_output()
 
     def _check_output(self) -> None:
-        if self.output.exists() and self.output.samefile(self.input):
-            raise InputError(f"{self.output} is the input: choose another --output")
+        files = [self.input, *(self.input.rglob("*") if self.input.is_dir() else ())]
         for path in (self.output, self.findings):
+            refuse_inputs(path, files, "--output")
             if path.is_dir():
                 raise InputError(f"{path} is a folder: choose another --output")
             if path.exists() and not self.overwrite:

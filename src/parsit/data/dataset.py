@@ -9,28 +9,30 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from parsit.data.faults import FAULTS, DataFault, Finding
-from parsit.data.files import image_root
-from parsit.data.formats import Context, format_named, read_record
-from parsit.data.index import FileIndex, Reading, open_index
+from parsit.data.index import FileIndex, open_index
+from parsit.data.records import DataFile, duplicate_ids
 from parsit.data.selection import Source, select
+from parsit.files import write_whole
 from parsit.processing.processor import ParsitProcessor
 from parsit.types import InputError, Sample
-from parsit.types.files import write_whole
 
 OverLong = Literal["error", "skip", "truncate"]
+# Codes that set something aside without a broken record.
+_NO_BAD_RECORD = ("over-long", "too-many-tiles", "file-empty")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class DataLimits:
     """What a sample may be, and how much of the data may be bad.
 
     Args:
@@ -62,7 +64,7 @@ class SampleStore(Sequence[Sample]):
         self.files, self.file_numbers, self.rows, self.keep_turns = tuple(files), file_numbers, rows, keep_turns
 
     def __len__(self) -> int:
-        """Number of samples; one that is drawn twice counts twice."""
+        """Number of samples; a sample that an epoch sees twice counts twice."""
         return len(self.rows)
 
     def __getitem__(self, number: int) -> Sample:  # type: ignore[override]  (no slices: nothing asks for them)
@@ -72,23 +74,18 @@ class SampleStore(Sequence[Sample]):
             DataFault: the file changed since it was indexed.
         """
         file = self.files[self.file_numbers[number]]
-        reading, span = file.reading, file.span(int(self.rows[number]))
-        place = file.container.place(reading.path, span)
-        try:
-            value = file.container.read(reading.path, span)
-        except DataFault as fault:
-            raise fault.at(place) from fault
-        sample = read_record(value, Context(place, reading.root), format_named(reading.format_name))
+        sample = file.data.sample(file.span(int(self.rows[number])))
         kept = int(self.keep_turns[number])
-        return replace(sample, turns=sample.turns[:kept]) if kept else sample
+        return replace(sample, turns=sample.turns[:kept], other_answers=()) if kept else sample
 
 
 @dataclass(frozen=True)
 class DataSet:
     """Samples and their lengths.
 
-    `num_tokens`, `num_tiles`: `int64[samples]`. `set_aside`: how many records each fault code took, `noted`: what is
-    worth knowing of the others. `num_records`: all records that were looked at.
+    `num_tokens`, `num_tiles`: `int64[samples]`. `set_aside`: how many records each fault code took, each record counted
+    under its first fault, and files with something wrong as a whole; `noted`: what is worth knowing of the others.
+    `num_records`: all records that were looked at. `findings`: everything that was found, in order.
     """
 
     samples: Sequence[Sample]
@@ -102,6 +99,11 @@ class DataSet:
     def __len__(self) -> int:
         """Number of samples."""
         return len(self.num_tokens)
+
+    @property
+    def num_bad(self) -> int:
+        """Records that were set aside because they are broken, not because the run's limits leave them out."""
+        return sum(count for code, count in self.set_aside.items() if code not in _NO_BAD_RECORD)
 
     @cached_property
     def digest(self) -> bytes:
@@ -127,7 +129,11 @@ class DataSet:
 
     def write_findings(self, path: Path) -> None:
         """All that was set aside or noted, one JSON object a line."""
-        write_whole(path, "".join(json.dumps(finding.as_json()) + "\n" for finding in self.findings()))
+        _write_findings(path, self.findings())
+
+
+def _write_findings(path: Path, findings: Iterable[Finding]) -> Path:
+    return write_whole(path, "".join(json.dumps(finding.as_json()) + "\n" for finding in findings))
 
 
 def in_memory(samples: Sequence[Sample], processor: ParsitProcessor, model_max_length: int) -> DataSet:
@@ -143,20 +149,21 @@ def in_memory(samples: Sequence[Sample], processor: ParsitProcessor, model_max_l
         except InputError as error:
             raise InputError(f"{sample.place}: {error}") from error
         if counts[row, 0] > model_max_length:
-            raise _over_long(sample.place, int(counts[row, 0]), model_max_length)
+            raise over_long(sample.place, int(counts[row, 0]), model_max_length)
     return DataSet(samples, counts[:, 0], counts[:, 1], len(samples))
 
 
 def open_data(
     sources: Sequence[Source],
     processor: ParsitProcessor,
-    limits: Limits,
+    limits: DataLimits,
     *,
     image_folder: str | Path | None = None,
     format_name: str = "auto",
     seed: int = 0,
     workers: int | None = None,
     on_progress: Callable[[Path, int, int], None] | None = None,
+    findings_file: Path | None = None,
 ) -> DataSet:
     """The good samples of data sources; indexes are built where they are missing.
 
@@ -169,33 +176,38 @@ def open_data(
         seed: decides what `random` strategies and weights draw.
         workers: processes for indexing; None: one for each core.
         on_progress: called with (file, records done since the last call, records in the file).
+        findings_file: where to list what was found if the data is refused; None: it stays beside the indexes.
 
     Raises:
         InputError: too much is bad, nothing is left, or a sample is too long and `over_long` is `error`.
     """
-    files: dict[Reading, FileIndex] = {}
-    chosen: list[tuple[Reading, np.ndarray]] = []
+    files: dict[DataFile, FileIndex] = {}
+    chosen: list[tuple[DataFile, np.ndarray]] = []
     for source in sources:
-        reading = Reading(source.path, image_root(source.path, source.image_folder or image_folder), format_name)
-        if reading not in files:
+        data = DataFile.of(source.path, source.image_folder or image_folder, format_name)
+        if data not in files:
             tell = (lambda done, total, path=source.path: on_progress(path, done, total)) if on_progress else None
-            files[reading] = open_index(reading, processor, workers, tell)
-        chosen.append((reading, select(source, len(files[reading]), seed)))
-    _require_good(list(files.values()), limits.max_bad_fraction)
-    numbers = {reading: number for number, reading in enumerate(files)}
-    file_numbers = np.concatenate([np.full(len(rows), numbers[reading], np.uint32) for reading, rows in chosen])
+            files[data] = open_index(data, processor, workers, tell)
+        chosen.append((data, select(source, len(files[data]), seed)))
+    _require_good(list(files.values()), limits.max_bad_fraction, findings_file)
+    numbers = {data: number for number, data in enumerate(files)}
+    file_numbers = np.concatenate([np.full(len(rows), numbers[data], np.uint32) for data, rows in chosen])
     rows = np.concatenate([rows.astype(np.uint32) for _, rows in chosen])
     store = SampleStore(list(files.values()), file_numbers, rows, np.zeros(len(rows), np.uint16))
-    return _within_limits(store, [rows for _, rows in chosen], [files[r] for r, _ in chosen], processor, limits)
+    indexes = [files[data] for data, _ in chosen]
+    return _within_limits(store, [rows for _, rows in chosen], indexes, processor, limits, findings_file)
 
 
-def _require_good(files: Sequence[FileIndex], max_bad_fraction: float) -> None:
+def _require_good(files: Sequence[FileIndex], max_bad_fraction: float, findings_file: Path | None) -> None:
     bad = sum((file.fault_counts for file in files), Counter[str]())
+    del bad["file-empty"]
     records = sum(file.num_records for file in files)
     if bad.total() > max_bad_fraction * records:
-        first = next(finding for file in files for finding in file.findings())
+        first = next(finding for file in files for finding in file.findings() if finding.code in bad)
         by_code = ", ".join(f"{code} {count:,}" for code, count in bad.most_common())
         listed = ", ".join(str(file.findings_file) for file in files if file.fault_counts)
+        if findings_file is not None:
+            listed = str(_write_findings(findings_file, chain(*(file.findings() for file in files))))
         raise InputError(
             f"{bad.total():,} of {records:,} records are bad ({by_code}), more than --max_bad_fraction "
             f"{max_bad_fraction:g} allows; first: {first.place}: {first.detail}; all are listed in {listed}: "
@@ -208,7 +220,8 @@ def _within_limits(
     rows: Sequence[np.ndarray],
     files: Sequence[FileIndex],
     processor: ParsitProcessor,
-    limits: Limits,
+    limits: DataLimits,
+    findings_file: Path | None,
 ) -> DataSet:
     """The samples that the limits allow; others are cut or set aside."""
     num_tokens = _gather("num_tokens", files, rows)
@@ -217,7 +230,7 @@ def _within_limits(
     keep = np.ones(len(store), bool)
     for number in np.flatnonzero(num_tokens > limits.model_max_length):
         sample = store[int(number)]
-        fault = _over_long(sample.place, int(num_tokens[number]), limits.model_max_length)
+        fault = over_long(sample.place, int(num_tokens[number]), limits.model_max_length)
         if limits.over_long == "error":
             raise fault
         cut = _cut(sample, processor, limits.model_max_length) if limits.over_long == "truncate" else None
@@ -235,15 +248,14 @@ def _within_limits(
             detail = f"{num_tiles[number]} tiles, more than --max_tiles_per_pack {limits.max_tiles}"
             findings.append(Finding("too-many-tiles", sample.place, detail, sample.id))
     if not keep.any():
-        records = sum(file.num_records for file in store.files)
-        raise InputError(
-            f"no sample is left of {records:,} records: " + (findings[0].detail if findings else "the files hold none")
-        )
-    unique = {file.folder: file for file in files}.values()
-    hashes = np.concatenate([file.column("id_hash") for file in unique])
-    duplicates = len(hashes) - len(np.unique(hashes))
+        if findings_file is not None:
+            _write_findings(findings_file, chain(*(file.findings() for file in store.files), findings))
+        raise _nothing_left(sum(file.num_records for file in store.files), num_tokens, limits)
     codes = Counter(finding.code for finding in findings)
-    noted = Counter({code: count for code, count in codes.items() if FAULTS[code].level == "note"})
+    cut = Counter({code: count for code, count in codes.items() if FAULTS[code].level == "note"})
+    noted = sum((file.note_counts for file in store.files), cut)
+    hashes = np.concatenate([file.column("id_hash") for file in store.files])
+    duplicates = len(hashes) - len(np.unique(hashes))
     if duplicates:
         noted["id-duplicate"] = duplicates
     kept = SampleStore(store.files, store.file_numbers[keep], store.rows[keep], store.keep_turns[keep])
@@ -252,17 +264,44 @@ def _within_limits(
         num_tokens[keep],
         num_tiles[keep],
         sum(file.num_records for file in store.files),
-        sum((file.fault_counts for file in unique), codes - noted),
+        sum((file.fault_counts for file in store.files), codes - cut),
         noted,
-        lambda: iter([*(f for file in unique for f in file.findings()), *findings]),
+        lambda: chain(*(file.findings() for file in store.files), findings, _duplicates(store.files, hashes)),
     )
+
+
+def _nothing_left(num_records: int, num_tokens: np.ndarray, limits: DataLimits) -> InputError:
+    """Why no sample is left, and what to do."""
+    said = f"no sample is left of {num_records:,} records"
+    if not len(num_tokens):
+        return InputError(f"{said}: the files hold no good one; `parsit data validate` says why")
+    shortest = int(num_tokens.min())
+    if shortest > limits.model_max_length:
+        return InputError(
+            f"{said}: the shortest has {shortest} tokens, more than --model_max_length {limits.model_max_length}: "
+            f"raise it to {shortest} or more, or train on smaller pieces (`parsit data synth --unit line`)"
+        )
+    return InputError(f"{said}: none is within --max_tiles_per_pack {limits.max_tiles}: raise it, or scale images down")
+
+
+def _duplicates(files: Sequence[FileIndex], hashes: np.ndarray) -> Iterator[Finding]:
+    """A note for each good sample whose id an earlier sample has."""
+    starts = np.cumsum([0, *(len(file) for file in files)])
+
+    def whose(row: int) -> tuple[str, str]:
+        number = int(np.searchsorted(starts, row, side="right")) - 1
+        sample = files[number].data.sample(files[number].span(int(row - starts[number])))
+        return sample.place, sample.id
+
+    return duplicate_ids(hashes, whose)
 
 
 def _gather(name: str, files: Sequence[FileIndex], rows: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([f.column(name)[chosen].astype(np.int64) for f, chosen in zip(files, rows, strict=True)])
 
 
-def _over_long(place: str, num_tokens: int, limit: int) -> DataFault:
+def over_long(place: str, num_tokens: int, limit: int) -> DataFault:
+    """A sample that has more tokens than the limit."""
     return DataFault("over-long", f"{num_tokens} tokens, more than --model_max_length {limit}", place)
 
 

@@ -39,6 +39,7 @@ FAULTS: dict[str, FaultKind] = {
     "parquet-broken": FaultKind("not a readable Parquet or Arrow file", "make or fetch the file again"),
     "tar-broken": FaultKind("not a readable tar file", "make or fetch the file again"),
     "tar-no-record": FaultKind("images in a tar file without a .json or .txt member of the same name", "add the text"),
+    "tar-no-image": FaultKind("a .txt member in a tar file without an image of the same name", "add the image; text alone goes into a .jsonl file"),
     # records
     "record-not-an-object": FaultKind("a record must be an object with named fields", "see docs/data.md for the formats"),
     "format-unknown": FaultKind("the record fits no known format", "see docs/data.md, or name it with --format"),
@@ -63,11 +64,13 @@ FAULTS: dict[str, FaultKind] = {
     "first-turn-not-user": FaultKind("the conversation does not begin with the user", "take the leading answer out"),
     "turns-not-alternating": FaultKind("two turns of one speaker follow each other", "join them"),
     "nothing-supervised": FaultKind("no assistant's turn has text: nothing could be learnt", "add an answer"),
+    "answers-wrong-type": FaultKind("the accepted answers are not a list of texts", "make it a list of texts, or take it out"),
     "ends-with-user": FaultKind("the last turn is the user's: it has no answer and is not learnt", "add the answer, or take the turn out", "note"),
     "special-token-in-text": FaultKind("the text contains the words of a special token; they stay ordinary text", "take them out if they were meant as structure", "note"),
     # images of a record
     "image-markers-missing": FaultKind("fewer <image> in the text than images", "add <image> where the image goes"),
     "image-markers-extra": FaultKind("more <image> in the text than images", "add the image, or take the marker out"),
+    "image-field-unknown": FaultKind("a field that looks like an image and is not read, in a record without images", "name it image, with <image> where it goes, or take the field out"),
     "image-wrong-type": FaultKind("an image is not given as path or bytes", "give a path"),
     "image-path-empty": FaultKind("an image's path is empty", "give the path, or take the field out"),
     "image-path-absolute": FaultKind("an image's path is absolute", "give it relative to --image_folder"),

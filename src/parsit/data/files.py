@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from parsit.data.containers import records
-from parsit.data.faults import DataFault
-from parsit.data.formats import Context, read_record
+from parsit.data.records import DataFile
 from parsit.types import InputError, Sample
 
 
@@ -29,20 +27,6 @@ def read_files(paths: Sequence[str | Path], image_folder: str | Path | None = No
 
 def read_file(path: Path, image_folder: str | Path | None = None) -> Iterator[Sample]:
     """One file's samples. Raises as `read_files`."""
-    root = image_root(path, image_folder)
-    for _, place, value in records(path):
-        if isinstance(value, DataFault):
-            raise value
-        yield read_record(value, Context(place, root))
-
-
-def image_root(path: Path, image_folder: str | Path | None) -> Path:
-    """The folder that image paths of a data file start from.
-
-    Raises:
-        InputError: it does not exist.
-    """
-    root = Path(image_folder) if image_folder is not None else path.parent
-    if not root.is_dir():
-        raise InputError(f"{root}: no such image folder")
-    return root
+    file = DataFile.of(path, image_folder)
+    for span in file.container.scan(path):
+        yield file.sample(span)

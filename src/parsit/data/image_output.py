@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path
 
 from parsit.data.faults import DataFault
-from parsit.data.whole_file import WholeFile
+from parsit.files import WholeFile
 from parsit.types import FileSlice, ImageRef
 
 # First bytes, ending, media type (RFC 2046 and its registry at IANA).

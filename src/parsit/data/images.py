@@ -109,7 +109,7 @@ def _check_bytes(size: int, name: str) -> None:
 
 
 def _check_root(path: Path, name: str, root: Path, is_link: bool) -> None:
-    """That the file lies in the folder when all links are followed."""
+    """Refuse a file that lies outside the folder when all links are followed."""
     folder = os.path.realpath(path) if is_link else _real_folder(os.path.dirname(path))  # noqa: PTH120
     allowed = _real_folder(str(root))
     if folder != allowed and not folder.startswith(allowed.rstrip(os.sep) + os.sep):

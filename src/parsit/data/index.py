@@ -11,27 +11,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import tempfile
-from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 
-from parsit.data.containers import Container, Span, container_of
-from parsit.data.faults import DataFault, Finding
-from parsit.data.formats import Context, format_named, read_record
-from parsit.data.images import check_image
-from parsit.data.look import id_hash
+from parsit.data.containers import Span
+from parsit.data.faults import DataFault, Finding, Level
 from parsit.data.parallel import in_order
+from parsit.data.records import Checks, DataFile, id_hash
+from parsit.files import whole_folder
 from parsit.processing.chat import count_chats
 from parsit.processing.processor import ParsitProcessor
-from parsit.types import ImageRef, ParsitError, Sample
-from parsit.types.sample import FileSlice
+from parsit.types import ParsitError, Sample
 
 # Raised whenever the columns change their meaning, or an encoding its length.
 VERSION = 2
@@ -51,21 +49,12 @@ _ALONE_UP_TO = 20_000
 _ENDS_BYTES = 65536
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """How a data file is read: its image folder and the name of its records' format (`auto`: detect)."""
-
-    path: Path
-    root: Path
-    format_name: str = "auto"
-
-
 @dataclass(frozen=True)
 class FileIndex:
     """One file's index on disk. Column `NAME`: `array[samples]`, see `COLUMNS`."""
 
     folder: Path
-    reading: Reading
+    data: DataFile
 
     def column(self, name: str) -> np.ndarray:
         """One column, memory-mapped."""
@@ -76,36 +65,40 @@ class FileIndex:
         """All columns."""
         return {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in COLUMNS}
 
-    @cached_property
-    def container(self) -> Container:
-        """What reads the file; looked up once, not for each sample."""
-        return container_of(self.reading.path)
-
     def __len__(self) -> int:
         """Number of good samples."""
         return len(self.columns["offset"])
 
-    def __reduce__(self) -> tuple[type, tuple[Path, Reading]]:
+    def __reduce__(self) -> tuple[type, tuple[Path, DataFile]]:
         """Another process maps the files again instead of being sent their content."""
-        return FileIndex, (self.folder, self.reading)
+        return FileIndex, (self.folder, self.data)
 
     @cached_property
+    def _meta(self) -> dict[str, Any]:
+        return json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
+
+    @property
     def fault_counts(self) -> Counter[str]:
-        """What was set aside or noted, by code."""
-        return Counter(json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))["faults"])
+        """What was set aside: each record once, by its first fault, and what is wrong with the file as a whole."""
+        return Counter(self._meta["faults"])
+
+    @property
+    def note_counts(self) -> Counter[str]:
+        """What is worth knowing of the good records, by code; of ids, each run counts for itself."""
+        return Counter(self._meta["notes"])
 
     @property
     def num_records(self) -> int:
         """Records in the file, good and bad."""
-        return len(self) + sum(self.fault_counts.values())
+        return self._meta["records"]
 
     @property
     def findings_file(self) -> Path:
-        """A JSON object for each record that was set aside."""
+        """A JSON object for each finding."""
         return self.folder / "findings.jsonl"
 
     def findings(self) -> Iterator[Finding]:
-        """What was set aside, in the file's order."""
+        """What was set aside or noted, in the file's order."""
         with self.findings_file.open(encoding="utf-8") as lines:
             for line in lines:
                 entry = json.loads(line)
@@ -133,7 +126,7 @@ def cache_folder() -> Path:
 
 
 def open_index(
-    reading: Reading,
+    data: DataFile,
     processor: ParsitProcessor,
     workers: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -141,7 +134,7 @@ def open_index(
     """The index of a data file, built where there is none that fits.
 
     Args:
-        reading: the file and how to read it.
+        data: the file and how to read it.
         processor: the model's processor.
         workers: processes for building; None: one for each core.
         on_progress: called with (records done since the last call, records in the file).
@@ -150,28 +143,29 @@ def open_index(
         DataFault: the file as a whole cannot be read.
         ParsitError: the index cannot be written.
     """
-    folder = cache_folder() / "index" / _key(reading, processor)
+    _ = data.container  # says what is no data file, before it is opened: a pipe would be waited for, for ever
+    folder = cache_folder() / "index" / _key(data, processor)
     try:
         if not (folder / "meta.json").is_file():
-            _build(folder, reading, processor, workers or os.cpu_count() or 1, on_progress or _silent)
+            _build(folder, data, processor, workers or os.cpu_count() or 1, on_progress or _silent)
     except OSError as error:
         reason = error.strerror or error
         raise ParsitError(
             f"{cache_folder()}: indexes cannot be kept there: {reason}; name another folder in PARSIT_CACHE"
         ) from error
-    return FileIndex(folder, reading)
+    return FileIndex(folder, data)
 
 
 def _silent(_: int, __: int) -> None:
     """No progress bar."""
 
 
-def _key(reading: Reading, processor: ParsitProcessor) -> str:
+def _key(data: DataFile, processor: ParsitProcessor) -> str:
     digest = hashlib.sha256()
-    parts = [VERSION, reading.path.resolve(), reading.root.resolve(), reading.format_name]
+    parts = [VERSION, data.path.resolve(), data.root.resolve(), data.format_name]
     parts += [processor.image_processor.layout, processor.chat_tokens, _tokenizer_digest(processor)]
     digest.update(repr(parts).encode())
-    files = sorted(p for p in reading.path.rglob("*") if p.is_file()) if reading.path.is_dir() else [reading.path]
+    files = sorted(p for p in data.path.rglob("*") if p.is_file()) if data.path.is_dir() else [data.path]
     for file in files:
         digest.update(_state_of(file).encode())
     return digest.hexdigest()[:32]
@@ -198,50 +192,52 @@ def _state_of(file: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """What became of some records: the columns of the good ones, findings for the others."""
+    """What became of some records: the columns of the good ones, and what was found, by record."""
 
     columns: dict[str, np.ndarray]
-    findings: list[Finding]
+    findings: list[list[Finding]]
     num_records: int
 
 
 def _build(
     folder: Path,
-    reading: Reading,
+    data: DataFile,
     processor: ParsitProcessor,
     workers: int,
     on_progress: Callable[[int, int], None],
 ) -> None:
-    """Write an index beside its place, then rename it: an interrupted build leaves nothing that looks whole."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+    """Write an index; an interrupted build leaves nothing that looks whole."""
+    walk = data.walk()
+    counts: dict[Level, Counter[str]] = {"fault": Counter[str](), "note": Counter[str]()}
     try:
-        container = container_of(reading.path)
-        spans, stopped = _scan(container, reading.path)
-        faults: Counter[str] = Counter()
-        with _ColumnFiles(draft) as columns, (draft / "findings.jsonl").open("w", encoding="utf-8") as findings:
+        with whole_folder(folder, synced=False) as draft:
+            with _ColumnFiles(draft) as columns, (draft / "findings.jsonl").open("w", encoding="utf-8") as listed:
+                for chunk in _examine(walk.spans, data, processor, workers):
+                    columns.append(chunk.columns)
+                    for findings in chunk.findings:
+                        _note(findings, listed, counts)
+                    on_progress(chunk.num_records, len(walk.spans))
+                if walk.fault is not None:
+                    _note([walk.fault.finding()], listed, counts)
+            # A file that breaks off has lost one record at least.
+            lost = walk.fault is not None and walk.fault.code != "file-empty"
+            meta = {"version": VERSION, "path": str(data.path), "records": len(walk.spans) + lost}
+            meta |= {"faults": counts["fault"], "notes": counts["note"]}
+            (draft / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    except OSError as error:
+        # Another process may have built the same index meanwhile; the content is the same.
+        if not (folder / "meta.json").is_file():
+            reason = f"the index cannot be written: {error.strerror or error}"
+            raise ParsitError(f"{folder.parent}: {reason}; name another folder in PARSIT_CACHE") from error
 
-            def note(finding: Finding) -> None:
-                findings.write(json.dumps(finding.as_json()) + "\n")
-                faults[finding.code] += 1
 
-            for chunk in _examine(spans, container, reading, processor, workers):
-                columns.append(chunk.columns)
-                for finding in chunk.findings:
-                    note(finding)
-                on_progress(chunk.num_records, len(spans))
-            for finding in stopped:
-                note(finding)
-        meta = {"version": VERSION, "path": str(reading.path), "samples": columns.rows, "faults": faults}
-        (draft / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
-        try:
-            draft.rename(folder)
-        except OSError:
-            # Another process built the same index meanwhile; the content is the same.
-            if not (folder / "meta.json").is_file():
-                raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+def _note(findings: Sequence[Finding], listed: TextIO, counts: dict[Level, Counter[str]]) -> None:
+    """List what was found in one record, and count it: its first fault, or else its notes."""
+    for finding in findings:
+        listed.write(json.dumps(finding.as_json()) + "\n")
+    faults = [finding for finding in findings if finding.level == "fault"]
+    for finding in faults[:1] or findings:
+        counts[finding.level][finding.code] += 1
 
 
 class _ColumnFiles:
@@ -255,7 +251,7 @@ class _ColumnFiles:
         return self
 
     def append(self, columns: dict[str, np.ndarray]) -> None:
-        """Some more rows."""
+        """Append the rows of one more chunk."""
         for name, file in self._files.items():
             file.write(columns[name].astype(COLUMNS[name]).tobytes())
         self.rows += len(columns["offset"])
@@ -268,68 +264,41 @@ class _ColumnFiles:
             raw.unlink()
 
 
-def _scan(container: Container, path: Path) -> tuple[np.ndarray, list[Finding]]:
-    """Where all records lie, `uint64[records, 3]`, and what is wrong with the file as a whole."""
-    flat = array("Q")
-    try:
-        for span in container.scan(path):
-            flat.extend((span.number, span.offset, span.size))
-    except DataFault as fault:
-        return np.frombuffer(flat, np.uint64).reshape(-1, 3), [fault.finding()]
-    return np.frombuffer(flat, np.uint64).reshape(-1, 3), []
-
-
-def _examine(
-    spans: np.ndarray, container: Container, reading: Reading, processor: ParsitProcessor, workers: int
-) -> Iterator[_Chunk]:
+def _examine(spans: np.ndarray, data: DataFile, processor: ParsitProcessor, workers: int) -> Iterator[_Chunk]:
     """The records at `spans`, chunk by chunk, in their order whatever the number of processes."""
     chunks = [spans[start : start + _CHUNK] for start in range(0, len(spans), _CHUNK)]
     if workers == 1 or len(spans) <= _ALONE_UP_TO:
-        yield from map(_Job(container, reading, processor), chunks)
+        yield from map(_Job(data, processor), chunks)
         return
     # Each process loads the processor once, from files: sent with each task, it would cost more than the work.
     with tempfile.TemporaryDirectory() as folder:
         processor.save_pretrained(folder)
-        yield from in_order(partial(_work, container, reading, folder), chunks, workers)
+        with closing(in_order(partial(_work, data, folder), chunks, workers)) as made:
+            yield from made
+
+
+# A good record: its place, its sample, the (width, height) of each of its images.
+_Good = tuple[Span, Sample, list[tuple[int, int]]]
 
 
 class _Job:
     """Examines chunks of one file."""
 
-    def __init__(self, container: Container, reading: Reading, processor: ParsitProcessor) -> None:
-        self.container, self.reading, self.processor = container, reading, processor
-        self.format = format_named(reading.format_name)
-        # Questions about one page follow each other: its header is read once.
-        self.size_of_file = lru_cache(maxsize=4096)(self._size_of_file)
-
-    def _size_of_file(self, path: Path) -> tuple[int, int]:
-        return check_image(path, self.reading.root)
-
-    def size_of(self, image: ImageRef) -> tuple[int, int]:
-        """Width and height of an image. Raises `DataFault`."""
-        source = image.source
-        if isinstance(source, Path):
-            return self.size_of_file(source)
-        assert isinstance(source, (bytes, FileSlice))  # formats make no decoded images
-        return check_image(source)
+    def __init__(self, data: DataFile, processor: ParsitProcessor) -> None:
+        self.checks, self.processor = Checks(data), processor
 
     def __call__(self, rows: np.ndarray) -> _Chunk:
-        kept: list[tuple[Span, Sample, list[tuple[int, int]]]] = []
-        findings: list[Finding] = []
+        kept: list[_Good] = []
+        findings: list[list[Finding]] = []
         for span in (Span(*row) for row in rows.tolist()):
-            place = self.container.place(self.reading.path, span)
-            name = ""
-            try:
-                sample = read_record(
-                    self.container.read(self.reading.path, span), Context(place, self.reading.root), self.format
-                )
-                name = sample.id
-                kept.append((span, sample, [self.size_of(image) for image in sample.images]))
-            except DataFault as fault:
-                findings.append(fault.at(place).finding(name))
+            checked = self.checks(span)
+            if checked.findings:
+                findings.append(checked.findings)
+            if checked.record is not None and checked.first_fault is None:
+                kept.append((span, checked.record.sample, checked.sizes))
         return _Chunk(self._columns(kept), findings, len(rows))
 
-    def _columns(self, kept: list[tuple[Span, Sample, list[tuple[int, int]]]]) -> dict[str, np.ndarray]:
+    def _columns(self, kept: Sequence[_Good]) -> dict[str, np.ndarray]:
         layout = self.processor.image_processor.layout
         plans = [[layout.plan(*size) for size in sizes] for _, _, sizes in kept]
         lengths = count_chats(
@@ -352,9 +321,9 @@ class _Job:
 
 
 @lru_cache(maxsize=1)
-def _loaded_job(container: Container, reading: Reading, processor_folder: str) -> _Job:
-    return _Job(container, reading, ParsitProcessor.from_pretrained(processor_folder))
+def _loaded_job(data: DataFile, processor_folder: str) -> _Job:
+    return _Job(data, ParsitProcessor.from_pretrained(processor_folder))
 
 
-def _work(container: Container, reading: Reading, processor_folder: str, rows: np.ndarray) -> _Chunk:
-    return _loaded_job(container, reading, processor_folder)(rows)
+def _work(data: DataFile, processor_folder: str, rows: np.ndarray) -> _Chunk:
+    return _loaded_job(data, processor_folder)(rows)

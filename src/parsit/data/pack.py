@@ -68,7 +68,7 @@ def best_fit(
 
 
 class _OpenPacks:
-    """Packs by what is free in them."""
+    """Open packs, sorted by how much room is free in them."""
 
     def __init__(self, max_tokens: int, max_tiles: int) -> None:
         self.tile_weight = max_tokens / max(max_tiles, 1)

@@ -50,7 +50,7 @@ class Strategy:
         return cls(kind, number, percent)  # type: ignore[arg-type]  (looked at above)
 
     def count(self, num_samples: int) -> int:
-        """How many of so many samples take part."""
+        """How many samples take part, of so many in the file."""
         if self.kind == "all":
             return num_samples
         wanted = math.ceil(self.amount * num_samples / 100) if self.percent else int(self.amount)

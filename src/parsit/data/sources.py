@@ -36,7 +36,7 @@ _KEYS = ["json_path", "sampling_strategy", "image_folder", "image_root", "weight
 _YAML_ENDINGS = (".yaml", ".yml")
 _MAX_FILES_IN_BRACES = 10_000
 
-__all__ = ["Source", "Strategy", "expand_braces", "read_mixture", "read_sources", "select"]
+__all__ = ["Source", "Strategy", "expand_braces", "files_read", "read_mixture", "read_sources", "select"]
 
 
 def read_sources(args: Sequence[str | Path], image_folder: str | Path | None = None) -> list[Source]:
@@ -61,6 +61,18 @@ def read_sources(args: Sequence[str | Path], image_folder: str | Path | None = N
     if not sources:
         raise UsageError("no data files: name at least one")
     return _with_own_names(sources)
+
+
+def files_read(args: Sequence[str | Path], sources: Sequence[Source]) -> list[Path]:
+    """Every file that is read for some words of the command line: mixtures, data files, the files of data folders.
+
+    Args:
+        args: as they were typed.
+        sources: what `read_sources` made of them.
+    """
+    named = [path for arg in args for path in expand_braces(str(arg))]
+    data = [source.path for source in sources]
+    return [*named, *data, *(file for path in data if path.is_dir() for file in path.rglob("*"))]
 
 
 def expand_braces(arg: str) -> list[Path]:
@@ -90,7 +102,7 @@ def _exists(path: Path) -> bool:
 
 
 def _with_own_names(sources: list[Source]) -> list[Source]:
-    """The sources, each with a name that no other has: `a`, `a#2`."""
+    """The sources, each with a name of its own: `a`, `a#2`."""
     taken: set[str] = set()
     named = []
     for source in sources:

@@ -1,34 +1,31 @@
-"""Look at every record of some data files and say what is wrong, without stopping at the first fault.
+"""Check every record of some data files and say what is wrong, without stopping at the first fault.
 
-Files are walked once for their records' places; then several processes look at the records, and the results come in
-the files' order whatever their number. Only places (24 bytes a record), hashes of ids (8 bytes) and counts stay in
-memory; findings go to a file as they come. An image's file is opened where an image folder was named: without one the
-paths may be meant from anywhere, and the report says how many were not looked at. Images inside the data are looked
-at in any case.
+Files are walked once for their records' places; then several processes check the records, and the results come in the
+files' order whatever their number. Only places (24 bytes a record), hashes of ids (8 bytes) and counts stay in memory;
+findings go to a file as they come. The checks are those of the index (`parsit.data.records`), so that what is good
+here is what a run trains on.
 """
 
 from __future__ import annotations
 
 import json
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
-from parsit.data.containers import Container, Span, container_of
-from parsit.data.faults import FAULTS, DataFault, Finding, Level
-from parsit.data.files import image_root
+from parsit.data.containers import Span
+from parsit.data.faults import FAULTS, Finding, Level
 from parsit.data.formats import format_named
-from parsit.data.look import Look, Rules, Task, look_at, sample_at
 from parsit.data.parallel import in_order
+from parsit.data.records import Checked, Checks, DataFile, Walk, duplicate_ids, id_hash
 from parsit.data.selection import Source
-from parsit.types import ParsitError, Sample
+from parsit.files import WholeFile
+from parsit.types import InputError, Sample
 
 EXAMPLES_PER_CODE = 3
 _RECORDS_PER_TASK = 128
@@ -38,7 +35,7 @@ _RECORDS_PER_TASK = 128
 class Report:
     """What was found. `counts`: findings by code; `formats`: good records by format.
 
-    `examples`: the first findings of each code. `images_not_looked_at`: paths, without an image folder to find them.
+    `examples`: the first findings of each code. `images`: how many were looked at.
     """
 
     files: int = 0
@@ -48,7 +45,6 @@ class Report:
     formats: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[Finding]] = field(default_factory=dict)
     images: int = 0
-    images_not_looked_at: int = 0
 
     @property
     def set_aside(self) -> int:
@@ -68,13 +64,36 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
-    """One data file: `spans` `uint64[records, 3]`, its container (None: there is none), and what stopped the walk."""
+class Rules:
+    """What is asked of a record.
 
-    source: Source
-    container: Container | None
-    spans: np.ndarray
-    stopped: DataFault | None
+    Args:
+        format_name: the records' format; `auto`: each record's own.
+        deep: decode every image, instead of its header and its end alone.
+        check_images: look at images.
+        count: a sample's length in tokens; None: lengths are not asked for.
+        model_max_length: the longest sample that `count` may give.
+    """
+
+    format_name: str = "auto"
+    deep: bool = False
+    check_images: bool = True
+    count: Callable[[Sample], int] | None = None
+    model_max_length: int = 0
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What was found in some records. `id_hashes`: `uint64[records]`, 0 for a record that is no sample."""
+
+    id_hashes: np.ndarray
+    good: int = 0
+    formats: Counter[str] = field(default_factory=Counter)
+    findings: list[Finding] = field(default_factory=list)
+    images: int = 0
+
+
+_Task = tuple[DataFile, np.ndarray]
 
 
 def validate_files(
@@ -82,7 +101,7 @@ def validate_files(
     image_folder: str | Path | None = None,
     format_name: str = "auto",
     deep: bool = False,
-    check_images: bool | None = None,
+    check_images: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
     *,
     workers: int = 1,
@@ -120,56 +139,30 @@ def validate_sources(
         ParsitError: the findings cannot be written, or a worker process was killed.
     """
     format_named(rules.format_name)
-    once = {(source.path, source.image_folder): source for source in sources}
-    for source in once.values():
-        if source.image_folder is not None:
-            image_root(source.path, source.image_folder)
-    files = [_walk(source) for source in once.values()]
+    files = list(dict.fromkeys(DataFile.of(source.path, source.image_folder, rules.format_name) for source in sources))
+    walks = [file.walk() for file in files]
     report = Report(files=len(files))
     with ExitStack() as stack:
-        output = stack.enter_context(_writable(findings_file)) if findings_file is not None else None
+        output = stack.enter_context(WholeFile(findings_file)) if findings_file is not None else None
         hashes: list[np.ndarray] = []
-        for finding in _findings(files, rules, workers, report, hashes, on_progress):
+        for finding in _findings(files, walks, rules, workers, report, hashes, on_progress):
             _note(finding, report, output)
-        every_hash = np.concatenate([np.zeros(0, np.uint64), *hashes])
-        for finding in _duplicates(files, every_hash, rules.format_name):
+        for finding in _duplicates(files, walks, np.concatenate([np.zeros(0, np.uint64), *hashes])):
             _note(finding, report, output)
+        if output is not None:
+            output.keep()
     return report
 
 
-def _writable(path: Path) -> TextIO:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("w", encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise ParsitError(f"{path}: cannot be written: {error.strerror}; choose another place") from error
-
-
-def _note(finding: Finding, report: Report, output: TextIO | None) -> None:
+def _note(finding: Finding, report: Report, output: WholeFile | None) -> None:
     report.add(finding)
     if output is not None:
-        output.write(json.dumps(finding.as_json()) + "\n")
-
-
-def _walk(source: Source) -> _File:
-    """Where the records of a file lie."""
-    flat = array("Q")
-    container = stopped = None
-    try:
-        container = container_of(source.path)
-        if not (source.path.is_file() or source.path.is_dir()):  # a pipe would be waited for, for ever
-            raise DataFault("file-unreadable", "not a regular file", str(source.path))
-        for span in container.scan(source.path):
-            flat.extend((span.number, span.offset, span.size))
-        if not flat:
-            stopped = DataFault("file-empty", "no record in it", str(source.path))
-    except DataFault as fault:
-        stopped = fault if fault.place else fault.at(str(source.path))
-    return _File(source, container, np.frombuffer(flat, np.uint64).reshape(-1, 3), stopped)
+        output.file.write(json.dumps(finding.as_json()).encode() + b"\n")
 
 
 def _findings(
-    files: Sequence[_File],
+    files: Sequence[DataFile],
+    walks: Sequence[Walk],
     rules: Rules,
     workers: int,
     report: Report,
@@ -177,52 +170,65 @@ def _findings(
     on_progress: Callable[[int, int], None] | None,
 ) -> Iterator[Finding]:
     """All findings but duplicate ids, in order; counts go into `report`, hashes of ids into `hashes`."""
-    total = sum(len(file.spans) for file in files)
+    total = sum(len(walk.spans) for walk in walks)
     workers = max(1, min(workers, -(-total // _RECORDS_PER_TASK)))
-    looks = in_order(partial(look_at, rules=rules), (task for file in files for task in _tasks(file)), workers)
-    for file in files:
-        for _ in range(0, len(file.spans), _RECORDS_PER_TASK):
-            look: Look = next(looks)
-            report.samples += look.samples
-            report.good += look.good
-            report.formats += look.formats
-            report.images += look.images
-            report.images_not_looked_at += look.images_not_looked_at
-            hashes.append(look.id_hashes)
-            yield from look.findings
-            if on_progress is not None:
-                on_progress(look.samples, total)
-        if file.stopped is not None:
-            yield file.stopped.finding()
+    tasks = (task for file, walk in zip(files, walks, strict=True) for task in _tasks(file, walk))
+    with closing(in_order(partial(_check, rules=rules), tasks, workers)) as tallies:
+        for walk in walks:
+            for _ in range(0, len(walk.spans), _RECORDS_PER_TASK):
+                tally = next(tallies)
+                report.samples += len(tally.id_hashes)
+                report.good += tally.good
+                report.formats += tally.formats
+                report.images += tally.images
+                hashes.append(tally.id_hashes)
+                yield from tally.findings
+                if on_progress is not None:
+                    on_progress(len(tally.id_hashes), total)
+            if walk.fault is not None:
+                yield walk.fault.finding()
 
 
-def _tasks(file: _File) -> Iterator[Task]:
-    for start in range(0, len(file.spans), _RECORDS_PER_TASK):
-        assert file.container is not None, "what has records has a container"
-        yield file.source, file.container, file.spans[start : start + _RECORDS_PER_TASK]
+def _tasks(file: DataFile, walk: Walk) -> Iterator[_Task]:
+    for start in range(0, len(walk.spans), _RECORDS_PER_TASK):
+        yield file, walk.spans[start : start + _RECORDS_PER_TASK]
 
 
-def _duplicates(files: Sequence[_File], hashes: np.ndarray, format_name: str) -> Iterator[Finding]:
-    """A note for each sample whose id another one before it has, in order.
+def _check(task: _Task, rules: Rules) -> _Tally:
+    """Check the records of one file whose places are `uint64[records, 3]`."""
+    file, spans = task
+    checks = Checks(file, rules.deep, rules.check_images)
+    tally = _Tally(np.zeros(len(spans), np.uint64))
+    for row, numbers in enumerate(spans.tolist()):
+        checked = checks(Span(*numbers))
+        if checked.record is not None:
+            tally.id_hashes[row] = id_hash(checked.record.sample.id)
+            tally.formats[checked.record.format.name] += 1
+            if rules.count is not None and checked.first_fault is None:
+                checked.findings += _too_long(checked, checked.record.sample, rules.count, rules.model_max_length)
+        tally.good += checked.first_fault is None
+        tally.findings += checked.findings
+        tally.images += checked.num_looked_at
+    return tally
 
-    Two different ids of a million share 64 bits by chance once in forty million data sets.
-    """
-    order = np.argsort(hashes, kind="stable")
-    ordered = hashes[order]
-    again = np.flatnonzero((ordered[1:] == ordered[:-1]) & (ordered[1:] != 0)) + 1
-    rows, firsts = order[again], order[np.searchsorted(ordered, ordered[again])]
-    starts = np.cumsum([0, *(len(file.spans) for file in files)])
-    for row, first_row in sorted(zip(rows.tolist(), firsts.tolist(), strict=True)):
-        place, sample_id = _whose(files, starts, row, format_name)
-        first, _ = _whose(files, starts, first_row, format_name)
-        yield Finding("id-duplicate", place, f"{first} has the same id", sample_id)
+
+def _too_long(checked: Checked, sample: Sample, count: Callable[[Sample], int], limit: int) -> list[Finding]:
+    try:
+        length = count(sample)
+    except InputError as error:
+        return [Finding("image-unreadable", checked.place, str(error), sample.id)]
+    if length <= limit:
+        return []
+    return [Finding("over-long", checked.place, f"{length:,} tokens, the limit is {limit:,}", sample.id)]
 
 
-def _whose(files: Sequence[_File], starts: np.ndarray, row: int, format_name: str) -> tuple[str, str]:
-    """Place and id of a record by its number in all files."""
-    number = int(np.searchsorted(starts, row, side="right")) - 1
-    file = files[number]
-    assert file.container is not None, "what has records has a container"
-    span = Span(*file.spans[row - starts[number]].tolist())
-    place = file.container.place(file.source.path, span)
-    return place, sample_at(file.source, file.container, span, place, format_name)[0].id
+def _duplicates(files: Sequence[DataFile], walks: Sequence[Walk], hashes: np.ndarray) -> Iterator[Finding]:
+    """A note for each sample whose id an earlier sample has."""
+    starts = np.cumsum([0, *(len(walk.spans) for walk in walks)])
+
+    def whose(row: int) -> tuple[str, str]:
+        number = int(np.searchsorted(starts, row, side="right")) - 1
+        sample = files[number].sample(Span(*walks[number].spans[row - starts[number]].tolist()))
+        return sample.place, sample.id
+
+    return duplicate_ids(hashes, whose)

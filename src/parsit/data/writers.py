@@ -15,8 +15,9 @@ from typing import Any, Protocol
 from parsit.data.containers.arrow import pyarrow_package
 from parsit.data.faults import DataFault
 from parsit.data.formats import ImageNames
+from parsit.data.formats.common import IMAGE_MARKER
 from parsit.data.image_output import PathNames, bytes_of, kind_of
-from parsit.data.whole_file import WholeFile
+from parsit.files import WholeFile
 from parsit.types import ImageRef
 
 # A row group is written when it has this many rows, or texts and images of this many characters and bytes. While it is
@@ -126,9 +127,12 @@ class Parquet:
 
     def add(self, record: dict[str, Any]) -> None:
         """Take a record with the images that were named for it."""
-        self._rows.append({"id": record["id"], "images": self._images, "messages": record["messages"]})
+        images: list[dict[str, Any]] | None = self._images
+        if not images and any(IMAGE_MARKER in text for text in _texts(record)):
+            images = None  # an empty list beside <image> would say that its image was lost
+        self._rows.append({"id": record["id"], "images": images, "messages": record["messages"]})
         self._num_bytes += sum(len(image["bytes"] or b"") for image in self._images)
-        self._num_bytes += sum(len(part.get("text", "")) for turn in record["messages"] for part in turn["content"])
+        self._num_bytes += sum(map(len, _texts(record)))
         if len(self._rows) >= _GROUP_ROWS or self._num_bytes >= _GROUP_BYTES:
             self._write_group()
 
@@ -142,6 +146,11 @@ class Parquet:
         if self._rows:
             self._writer.write_table(pyarrow_package().Table.from_pylist(self._rows, self._schema))
         self._rows, self._num_bytes = [], 0
+
+
+def _texts(record: dict[str, Any]) -> list[str]:
+    """The texts of a record of the `huggingface` format."""
+    return [part.get("text", "") for turn in record["messages"] for part in turn["content"]]
 
 
 _TEXT = {"dtype": "string", "_type": "Value"}

@@ -6,13 +6,13 @@ a checkpoint, a run in training, a blank page and a constant answer.
 
 from parsit.eval.demo_report import DemoReport, PageReading, StepTime, demo_page, write_demo_report
 from parsit.eval.evaluation import Evaluation, Predict, Record, ScoreSummary, Summary, evaluate
-from parsit.eval.looking import (
+from parsit.eval.grounding import (
     BestConstant,
-    Looking,
+    Grounding,
     ScoreNats,
     best_constant,
     blank_samples,
-    looking_report,
+    grounding_report,
     shuffled_images,
 )
 from parsit.eval.report import worst_cases_page, write_worst_cases
@@ -21,7 +21,7 @@ __all__ = [
     "BestConstant",
     "DemoReport",
     "Evaluation",
-    "Looking",
+    "Grounding",
     "PageReading",
     "Predict",
     "Record",
@@ -33,7 +33,7 @@ __all__ = [
     "blank_samples",
     "demo_page",
     "evaluate",
-    "looking_report",
+    "grounding_report",
     "shuffled_images",
     "worst_cases_page",
     "write_demo_report",

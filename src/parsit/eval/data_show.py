@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from parsit.data.dataset import over_long
 from parsit.data.faults import DataFault
 from parsit.eval.html import render
 from parsit.eval.pictures import Picture, picture
@@ -41,7 +42,10 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """One sample on the page; `error` where it cannot be trained on, and then nothing else but its place."""
+    """One sample on the page.
+
+    `error`: why it would not be trained on. Where it cannot be read at all, there is nothing else but its place.
+    """
 
     place: str
     name: str = ""
@@ -54,16 +58,20 @@ class Shown:
     spans: tuple[TokenSpan, ...] = ()
 
 
-def show(sample: Sample, processor: ParsitProcessor) -> Shown:
-    """A sample as it is trained on."""
+def show(sample: Sample, processor: ParsitProcessor, max_length: int | None = None) -> Shown:
+    """A sample as it is trained on; with the reason why not where it has more than `max_length` tokens."""
     try:
         features = processor.encode(sample.turns)
     except InputError as error:
         return Shown(sample.place, sample.id, str(error))
+    error = ""
+    if max_length is not None and len(features.input_ids) > max_length:
+        error = str(over_long(sample.place, len(features.input_ids), max_length))
     is_image = features.input_ids == processor.chat_tokens.image
     return Shown(
         place=sample.place,
         name=sample.id,
+        error=error,
         num_tokens=len(features.input_ids),
         num_image_tokens=int(is_image.sum()),
         num_learnt=features.num_supervised,
@@ -74,7 +82,7 @@ def show(sample: Sample, processor: ParsitProcessor) -> Shown:
 
 
 def show_fault(fault: DataFault) -> Shown:
-    """A record that is no sample."""
+    """The entry of a record that cannot be read as a sample."""
     return Shown(fault.place, error=str(fault))
 
 

@@ -28,7 +28,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: np.ndarray) -> Spread:
-        """The spread of at least one number."""
+        """Compute the spread of some numbers, of which there must be one at least."""
         percentiles = tuple(int(value) for value in np.percentile(values, PERCENTILES, method="higher"))
         return cls(int(values.sum()), float(values.mean()), percentiles, int(values.max()))
 

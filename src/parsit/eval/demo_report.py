@@ -13,14 +13,14 @@ from pathlib import Path
 from parsit.eval.breakdown import by_class, by_length, describe_cer, findings, length_label
 from parsit.eval.diff import diff_spans
 from parsit.eval.evaluation import CONVENTIONS, Evaluation
+from parsit.eval.grounding import Grounding
 from parsit.eval.html import Case, case, render, score_rows
-from parsit.eval.looking import Looking
 from parsit.eval.metrics import read_metrics
 from parsit.eval.pictures import picture
 from parsit.eval.plots import interval_plot, loss_plot, small_plots
+from parsit.files import write_whole
 from parsit.scores import Interval, SampleScores, normalize, score_text
 from parsit.types import ImageRef, InputError, Sample
-from parsit.types.files import write_whole
 
 _SMALL_PLOTS = {
     "glyph_loss": "glyph loss",
@@ -75,10 +75,10 @@ class DemoReport:
     introduction: tuple[str, ...]
     samples: tuple[Sample, ...]
     evaluation: Evaluation
-    looking: Looking
+    grounding: Grounding
     metrics: Path
     evaluation_before: Evaluation | None = None
-    looking_before: Looking | None = None
+    grounding_before: Grounding | None = None
     pages: tuple[PageReading, ...] = ()
     settings: Mapping[str, object] = field(default_factory=dict)
     versions: Mapping[str, object] = field(default_factory=dict)
@@ -133,7 +133,7 @@ def _page_context(page: PageReading) -> dict[str, object]:
     }
 
 
-def _looking_rows(before: Looking | None, after: Looking) -> list[tuple[str, Interval | None, Interval, bool]]:
+def _grounding_rows(before: Grounding | None, after: Grounding) -> list[tuple[str, Interval | None, Interval, bool]]:
     """Rows of the table: name, before, after, and whether the row is a difference that must be below zero."""
     names = (
         ("model", "CER of the model", False),
@@ -148,12 +148,12 @@ def _looking_rows(before: Looking | None, after: Looking) -> list[tuple[str, Int
     return [(name, getattr(before, key) if before else None, getattr(after, key), gap) for key, name, gap in names]
 
 
-def _looking_plots(after: Looking) -> list[object]:
+def _grounding_plots(after: Grounding) -> list[object]:
     cer = [("the model", after.model), ("on a blank page", after.blank), ("best constant answer", after.constant)]
     nats = [("right page", after.nats_right), ("another page", after.nats_other)]
     return [
-        interval_plot(cer, "character error rate (lower is better)", "looking-cer"),
-        interval_plot(nats, "nats per token of the true answer (lower is better)", "looking-nats"),
+        interval_plot(cer, "character error rate (lower is better)", "grounding-cer"),
+        interval_plot(nats, "nats per token of the true answer (lower is better)", "grounding-nats"),
     ]
 
 
@@ -168,9 +168,9 @@ def demo_page(report: DemoReport) -> str:
         "report": report,
         "evaluation": report.evaluation,
         "conventions": CONVENTIONS,
-        "looking": report.looking,
-        "looking_rows": _looking_rows(report.looking_before, report.looking),
-        "looking_plots": _looking_plots(report.looking),
+        "grounding": report.grounding,
+        "grounding_rows": _grounding_rows(report.grounding_before, report.grounding),
+        "grounding_plots": _grounding_plots(report.grounding),
         "score_rows": score_rows(report.evaluation_before, report.evaluation),
         "loss": series["loss"],
         "eval_loss": series.get("eval_loss"),

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from parsit.scores import Interval, SampleScores, failed_scores, mean_interval, normalize, ratio_interval, score_text
+from parsit.files import write_whole
+from parsit.scores import Interval, SampleScores, failed_scores, mean_interval, normalize, ratio_interval, score_best
 from parsit.types import Generation, InputError, ParsitError, Sample, Turn
-from parsit.types.files import write_whole
 
 Predict = Callable[[Sequence[tuple[Turn, ...]]], list[Generation]]
 """Prompts (the turns before the answer) of one batch in, one `Generation` for each out, in order."""
@@ -32,6 +32,7 @@ CONVENTIONS = {
     "normalized_edit_distance": "mean over samples of edits / length of the longer string",
     "exact_match": "share of samples that equal their reference",
     "anls": "mean over samples of 1 - normalized edit distance, lower-cased, 0 from a distance of 0.5 on",
+    "several_answers": "each score is the best over the accepted answers; rates take the one with the lowest CER",
     "normalized": "both texts in Unicode NFC, each run of whitespace one space, none at the ends",
     "raw": "both texts as they are",
     "empty_reference": "error 0 for an empty prediction, else 1",
@@ -43,7 +44,8 @@ CONVENTIONS = {
 class Record:
     """One sample's outcome. `prediction` is None and `error` holds the reason where it failed.
 
-    `scores` are of the normalised texts, `raw_scores` of the texts as they are.
+    `scores` are of the normalised texts, `raw_scores` of the texts as they are, each the best over the reference and
+    `other_answers`.
     """
 
     id: str
@@ -56,6 +58,7 @@ class Record:
     error: str | None
     scores: SampleScores
     raw_scores: SampleScores
+    other_answers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +153,8 @@ def _predict_batch(predict: Predict, prompts: Sequence[tuple[Turn, ...]]) -> lis
 def _record(sample: Sample, outcome: Generation | ParsitError) -> Record:
     prompt, reference = prompt_and_reference(sample)
     failed = isinstance(outcome, ParsitError)
-    plain = normalize(reference)
+    accepted = [reference, *sample.other_answers]
+    plain = [normalize(text) for text in accepted]
     return Record(
         id=sample.id,
         place=sample.place,
@@ -160,8 +164,9 @@ def _record(sample: Sample, outcome: Generation | ParsitError) -> Record:
         num_tokens=0 if failed else outcome.num_tokens,
         flags=() if failed else outcome.flags,
         error=str(outcome) if failed else None,
-        scores=failed_scores(plain) if failed else score_text(plain, normalize(outcome.text)),
-        raw_scores=failed_scores(reference) if failed else score_text(reference, outcome.text),
+        other_answers=sample.other_answers,
+        scores=failed_scores(plain[0]) if failed else score_best(plain, normalize(outcome.text)),
+        raw_scores=failed_scores(reference) if failed else score_best(accepted, outcome.text),
     )
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from parsit.eval.evaluation import CONVENTIONS, Evaluation, Record
 from parsit.eval.html import case, render, score_rows
 from parsit.eval.plots import cer_histogram
+from parsit.files import write_whole
 from parsit.types import Sample
-from parsit.types.files import write_whole
 
 # Failures are listed by their reason; beyond this many the page gives the number of those left out.
 _MAX_FAILURES = 50

@@ -25,6 +25,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from parsit.files import write_whole
 from parsit.model.adapters import (
     ADAPTER,
     TOWERS,
@@ -40,7 +41,6 @@ from parsit.model.modeling import ParsitForConditionalGeneration
 from parsit.model.quantize import language_linears, quantization, quantize
 from parsit.model.weight_files import copy_strictly, read_weights, some
 from parsit.types import InputError
-from parsit.types.files import write_whole
 
 BASE_FILE, TRAINED_FILE = "base.json", "trained_parts.safetensors"
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"

@@ -9,8 +9,8 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from parsit import hf
+from parsit.files.run_folder import find_model
 from parsit.model import ParsitForConditionalGeneration
-from parsit.parse.locate import find_model
 from parsit.processing.collate import collate
 from parsit.processing.processor import ParsitProcessor
 from parsit.types import Generation, InputError, Sample, Turn, UsageError

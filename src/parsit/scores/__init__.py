@@ -14,7 +14,7 @@ except ModuleNotFoundError as error:
     raise UsageError("scores need rapidfuzz, which is not installed: pip install 'parsit[eval]'") from error
 
 from parsit.scores.bootstrap import Interval, difference_interval, mean_interval, ratio_interval
-from parsit.scores.sample import SampleScores, failed_scores, score_text
+from parsit.scores.sample import SampleScores, failed_scores, score_best, score_text
 from parsit.scores.text import anls, cer, char_edits, corpus_cer, exact_match, normalize, normalized_edit_distance, wer
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "normalize",
     "normalized_edit_distance",
     "ratio_interval",
+    "score_best",
     "score_text",
     "wer",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from parsit.scores.text import anls, char_edits, error_rate, exact_match, normalized_edit_distance, word_edits
 
@@ -42,6 +43,22 @@ def score_text(reference: str, prediction: str) -> SampleScores:
         chars=len(reference),
         word_edits=words,
         words=num_words,
+    )
+
+
+def score_best(references: Sequence[str], prediction: str) -> SampleScores:
+    """The scores of `prediction` where several answers are accepted: each score is the best over them.
+
+    So ANLS is equation 1 of Biten et al. 2019 (*Scene Text Visual Question Answering*), which takes the best answer of
+    each question. Edits and lengths, of which corpus rates are summed, are those of the answer with the lowest CER.
+    """
+    scores = [score_text(reference, prediction) for reference in references]
+    nearest = min(scores, key=lambda one: (one.cer, one.wer))
+    return replace(
+        nearest,
+        normalized_edit_distance=min(one.normalized_edit_distance for one in scores),
+        exact_match=max(one.exact_match for one in scores),
+        anls=max(one.anls for one in scores),
     )
 
 

@@ -8,23 +8,16 @@ a hidden folder beside the target, which is renamed at the end.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
-import tempfile
-import threading
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from collections import Counter
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
 from pathlib import Path
 
+from parsit.data.parallel import in_order
+from parsit.files import whole_folder
 from parsit.synth.fonts import check_fonts
 from parsit.synth.records import PageResult, make_page
 from parsit.synth.settings import SynthSettings
@@ -33,12 +26,11 @@ from parsit.types import InputError, ParsitError
 
 SUMMARY_FILE = "synth.json"
 PAGES_PER_TASK = 4
-TASKS_AHEAD = 4
 VERSIONED = ("parsit", "typst", "pypdfium2", "pillow", "numpy")
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class SynthCounts:
     """How many pages and records a run made, in all, by kind and by split."""
 
     pages: int
@@ -48,7 +40,7 @@ class Counts:
     records_by_split: dict[str, int]
 
 
-def synthesise(settings: SynthSettings, on_page: Callable[[PageResult], None] = lambda _: None) -> Counts:
+def synthesise(settings: SynthSettings, on_page: Callable[[PageResult], None] = lambda _: None) -> SynthCounts:
     """Make a data set in `settings.out`; `on_page` hears of each page, in order.
 
     Raises:
@@ -60,8 +52,6 @@ def synthesise(settings: SynthSettings, on_page: Callable[[PageResult], None] = 
         return make_data_set(settings, on_page)
     except OSError as error:
         raise ParsitError(f"cannot write {settings.out}: {error}") from error
-    except BrokenProcessPool as error:
-        raise ParsitError("a worker process was killed (out of memory?): try fewer --workers") from error
 
 
 def check_run(settings: SynthSettings) -> None:
@@ -76,17 +66,11 @@ def check_run(settings: SynthSettings) -> None:
     check_target(settings.out, settings.overwrite)
 
 
-def make_data_set(settings: SynthSettings, on_page: Callable[[PageResult], None]) -> Counts:
+def make_data_set(settings: SynthSettings, on_page: Callable[[PageResult], None]) -> SynthCounts:
     """Write everything into a hidden folder beside the target and rename it; leave nothing else behind."""
-    settings.out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{settings.out.name}.", dir=settings.out.parent))
-    try:
-        folder.chmod(0o755)
+    with whole_folder(settings.out, synced=False, replaces=True) as folder:
         counts = write_pages(settings, folder, on_page)
         write_summary(settings, counts, folder / SUMMARY_FILE)
-        put_in_place(folder, settings.out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return counts
 
 
@@ -106,7 +90,7 @@ def check_target(out: Path, overwrite: bool) -> None:
         )
 
 
-def write_pages(settings: SynthSettings, folder: Path, on_page: Callable[[PageResult], None]) -> Counts:
+def write_pages(settings: SynthSettings, folder: Path, on_page: Callable[[PageResult], None]) -> SynthCounts:
     """Make all pages and write their records to one file per split."""
     kinds, pages, records = Counter[str](), Counter[str](), Counter[str]()
     with ExitStack() as stack:
@@ -114,7 +98,8 @@ def write_pages(settings: SynthSettings, folder: Path, on_page: Callable[[PageRe
             split: stack.enter_context((folder / f"{split}.jsonl").open("w", encoding="utf-8", newline="\n"))
             for split in SPLITS
         }
-        for result in stack.enter_context(page_results(settings, folder)):
+        # Closed before the folder is removed: a process that still wrote into it would leave something behind.
+        for result in stack.enter_context(closing(page_results(settings, folder))):
             files[result.split].writelines(f"{line}\n" for line in result.lines)
             kinds[result.kind] += 1
             pages[result.split] += 1
@@ -122,36 +107,19 @@ def write_pages(settings: SynthSettings, folder: Path, on_page: Callable[[PageRe
             on_page(result)
     by_kind = {kind: kinds[kind] for kind in settings.kinds}
     by_split = [{split: counter[split] for split in SPLITS} for counter in (pages, records)]
-    return Counts(pages.total(), records.total(), by_kind, *by_split)
+    return SynthCounts(pages.total(), records.total(), by_kind, *by_split)
 
 
-@contextmanager
-def page_results(settings: SynthSettings, folder: Path) -> Iterator[Iterator[PageResult]]:
-    """The pages' results in order, made here (one worker) or by worker processes."""
+def page_results(settings: SynthSettings, folder: Path) -> Generator[PageResult, None, None]:
+    """The pages' results in order, made here (one worker) or by worker processes, which end when this is closed."""
     if settings.workers == 1:
-        yield map(partial(make_page, settings, folder), range(settings.pages))
+        yield from map(partial(make_page, settings, folder), range(settings.pages))
         return
-    pool = ProcessPoolExecutor(settings.workers, get_context("spawn"), initializer=follow_parent)
-    try:
-        yield pooled_results(pool, settings, folder)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def pooled_results(pool: ProcessPoolExecutor, settings: SynthSettings, folder: Path) -> Iterator[PageResult]:
-    """The pages' results in order, a few tasks ahead.
-
-    `pool.map` would queue all pages at once, and cancels them from this thread while the pool's own
-    thread fails them when a worker dies; in Python 3.11 that race can leave the pool hanging.
-    """
-    tasks: deque[Future[list[PageResult]]] = deque()
-    for start in range(0, settings.pages, PAGES_PER_TASK):
-        numbers = range(start, min(start + PAGES_PER_TASK, settings.pages))
-        tasks.append(pool.submit(make_pages, settings, folder, numbers))
-        if len(tasks) >= TASKS_AHEAD * settings.workers:
-            yield from tasks.popleft().result()
-    while tasks:
-        yield from tasks.popleft().result()
+    starts = range(0, settings.pages, PAGES_PER_TASK)
+    tasks = (range(start, min(start + PAGES_PER_TASK, settings.pages)) for start in starts)
+    with closing(in_order(partial(make_pages, settings, folder), tasks, settings.workers)) as groups:
+        for group in groups:
+            yield from group
 
 
 def make_pages(settings: SynthSettings, folder: Path, numbers: range) -> list[PageResult]:
@@ -159,35 +127,10 @@ def make_pages(settings: SynthSettings, folder: Path, numbers: range) -> list[Pa
     return [make_page(settings, folder, number) for number in numbers]
 
 
-def follow_parent() -> None:
-    """Let a worker end with its parent: not on Ctrl-C by itself, and not outlive a parent that was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
-    assert parent is not None, "follow_parent is for worker processes"
-    sentinel = parent.sentinel
-
-    def end_with_parent() -> None:
-        wait([sentinel])
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def write_summary(settings: SynthSettings, counts: Counts, path: Path) -> None:
+def write_summary(settings: SynthSettings, counts: SynthCounts, path: Path) -> None:
     """`synth.json`: the settings that shape the data, the versions that made it, and what it holds."""
     shaping = asdict(settings)
     for place_or_speed in ("out", "workers", "overwrite"):
         del shaping[place_or_speed]
     summary = {"settings": shaping, "versions": {name: version(name) for name in VERSIONED}, "counts": asdict(counts)}
     path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-
-
-def put_in_place(folder: Path, out: Path) -> None:
-    """Rename the finished folder to its target, and remove what it replaces."""
-    if not out.exists():
-        folder.rename(out)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
-    out.rename(old / out.name)
-    folder.rename(out)
-    shutil.rmtree(old)

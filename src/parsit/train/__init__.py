@@ -1,6 +1,6 @@
 """Floor 4: the training run. Loop, strategy, optimizer, checkpoints, metrics."""
 
-from parsit.train.checkpoint import find_newest, verify
+from parsit.files.run_folder import find_newest, verify
 from parsit.train.loop import train
 
 __all__ = ["find_newest", "train", "verify"]

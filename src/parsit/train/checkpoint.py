@@ -3,25 +3,13 @@
 A checkpoint is written into a hidden folder beside its place, synced to disk, listed with sizes and
 SHA-256 sums in `manifest.json`, and renamed. A folder that carries its final name is therefore
 whole, and it is verified again before anything is loaded from it or anything older is deleted.
-
-    output_dir/
-      checkpoint-500/
-        config.json, model.safetensors, tokenizer.json, …   an ordinary Hugging Face folder
-        train_state/                                         what resuming needs besides
-        train_config.yaml                                    the resolved configuration
-        manifest.json                                        every file with its size and checksum
-      best.json                                              which checkpoint validated best
-      metrics.jsonl
+What lies in a run's folder is said in `parsit.files.run_folder`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import re
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,10 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from parsit.types import InputError
-from parsit.types.files import write_whole
+from parsit.files.run_folder import CONFIG_FILE, checkpoint_path, name_best, verify, write_manifest
+from parsit.files.whole import put_folder, sync, sync_tree
 
-MANIFEST = "manifest.json"
 STATE_FOLDER = "train_state"
 
 
@@ -60,11 +47,6 @@ class SavedState:
     rng: dict[str, torch.Tensor]
 
 
-def checkpoint_path(output_dir: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
-    return output_dir / f"checkpoint-{step}"
-
-
 def begin_checkpoint(output_dir: Path, step: int) -> Path:
     """An empty folder beside the checkpoint's place, with `STATE_FOLDER` in it, for model and state to be written into.
 
@@ -78,7 +60,7 @@ def begin_checkpoint(output_dir: Path, step: int) -> Path:
 
 
 def finish_checkpoint(draft: Path, output_dir: Path, saved: SavedState, config_yaml: str) -> Path:
-    """Add the state to a draft that holds the model, put it in its place, and return that once it is verified.
+    """Add the state to a draft that holds the model, verify it, put it in its place, and return that.
 
     Args:
         draft: what `begin_checkpoint` gave, filled.
@@ -94,17 +76,22 @@ def finish_checkpoint(draft: Path, output_dir: Path, saved: SavedState, config_y
         tensors = {key: value.detach().cpu().contiguous() for key, value in getattr(saved, name).items()}
         save_file(tensors, draft / STATE_FOLDER / f"{name}.safetensors")
     (draft / STATE_FOLDER / "state.json").write_text(json.dumps(asdict(saved.state), indent=2) + "\n", encoding="utf-8")
-    (draft / "train_config.yaml").write_text(config_yaml, encoding="utf-8")
-    _write_manifest(draft)
-    _sync(draft)
-    if final.exists():  # a checkpoint of this step that did not verify, or the run is doing this step again
-        shutil.rmtree(final)
-    draft.rename(final)
-    _sync_folder(output_dir)
-    problem = verify(final)
+    (draft / CONFIG_FILE).write_text(config_yaml, encoding="utf-8")
+    write_manifest(draft)
+    sync_tree(draft)
+    problem = verify(draft)
     if problem:
         raise OSError(f"{final}: was written, but does not verify: {problem}")
+    # One of this step may be there: it did not verify, or the run is doing this step again.
+    put_folder(draft, final, replaces=True)
+    sync(output_dir)
     return final
+
+
+def write_best(output_dir: Path, state: TrainState) -> None:
+    """Say in best.json which checkpoint validated best, if one has."""
+    if state.best_step is not None:
+        name_best(output_dir, state.best_step, state.best_eval_loss)
 
 
 def save_model(model: PreTrainedModel, folder: Path, state: dict[str, torch.Tensor]) -> None:
@@ -124,96 +111,3 @@ def load_state(checkpoint: Path) -> SavedState:
     state = TrainState(**json.loads((folder / "state.json").read_text(encoding="utf-8")))
     parts = {name: load_file(folder / f"{name}.safetensors") for name in ("optimizer", "objective", "rng")}
     return SavedState(state, **parts)
-
-
-def verify(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, in words; None when every file is there with its checksum."""
-    try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        return f"no readable {MANIFEST} ({error})"
-    for name, entry in manifest["files"].items():
-        file = checkpoint / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != entry["size"]:
-            return f"{name} has {file.stat().st_size} bytes instead of {entry['size']}"
-        if _sha256(file) != entry["sha256"]:
-            return f"{name} has another checksum"
-    return None
-
-
-def list_checkpoints(output_dir: Path) -> list[tuple[int, Path]]:
-    """(step, path) of the folders named checkpoint-N, oldest first; they may or may not verify."""
-    found = []
-    for path in output_dir.glob("checkpoint-*"):
-        match = re.fullmatch(r"checkpoint-(\d+)", path.name)
-        if match and path.is_dir():
-            found.append((int(match.group(1)), path))
-    return sorted(found)
-
-
-def find_newest(output_dir: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that verifies; `warn` gets a line for each newer one that does not."""
-    for _, path in reversed(list_checkpoints(output_dir)):
-        problem = verify(path)
-        if problem is None:
-            return path
-        warn(f"{path}: not a whole checkpoint ({problem}); trying the one before it")
-    return None
-
-
-def prune(output_dir: Path, keep: int, best_step: int | None) -> None:
-    """Delete the oldest checkpoints beyond `keep` (0: none), never the best one. The newest must have been verified."""
-    if not keep:
-        return
-    candidates = [(step, path) for step, path in list_checkpoints(output_dir) if step != best_step]
-    for _, path in candidates[:-keep]:
-        shutil.rmtree(path)
-
-
-def write_best(output_dir: Path, state: TrainState) -> None:
-    """Say in best.json which checkpoint validated best."""
-    if state.best_step is None:
-        return
-    best = {"checkpoint": checkpoint_path(output_dir, state.best_step).name, "eval_loss": state.best_eval_loss}
-    write_whole(output_dir / "best.json", json.dumps(best) + "\n")
-
-
-def require_good(checkpoint: Path) -> Path:
-    """The checkpoint, if it verifies.
-
-    Raises:
-        InputError: it is not there or not whole.
-    """
-    problem = verify(checkpoint)
-    if problem:
-        raise InputError(f"{checkpoint}: cannot resume from it: {problem}")
-    return checkpoint
-
-
-def _write_manifest(folder: Path) -> None:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    entries = {
-        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": _sha256(path)} for path in files
-    }
-    (folder / MANIFEST).write_text(json.dumps({"files": entries}, indent=2) + "\n", encoding="utf-8")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    """Force every file and folder below `folder` onto the disk."""
-    for path in [*folder.rglob("*"), folder]:
-        _sync_folder(path)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

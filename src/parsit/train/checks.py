@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from parsit.config import TrainConfig
+from parsit.files.run_folder import list_checkpoints
 from parsit.model import ParsitForConditionalGeneration
 from parsit.processing.chat import ChatTokens
 from parsit.processing.processor import ParsitProcessor
@@ -93,7 +94,7 @@ def check_vocabulary(model: ParsitForConditionalGeneration, processor: ParsitPro
 
 
 def check_parts(model: ParsitForConditionalGeneration) -> Check:
-    """Something is trained."""
+    """Check that at least one parameter is trained."""
     counts = {
         name: (sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters))
         for name, parameters in model.parts()
@@ -137,7 +138,7 @@ def check_disk(model: ParsitForConditionalGeneration, config: TrainConfig) -> Ch
     folder = next(path for path in (output_dir.absolute(), *output_dir.absolute().parents) if path.exists())
     one = checkpoint_bytes(model, config)
     count = (config.save_total_limit or _all_checkpoints(config)) + 2
-    there = sum(path.is_dir() for path in output_dir.glob("checkpoint-*")) if output_dir.is_dir() else 0
+    there = len(list_checkpoints(output_dir))
     needed, free = one * max(count - there, 1), shutil.disk_usage(folder).free
     detail = f"{count} checkpoints of {one / GB:.2f} GB, {needed / GB:.1f} GB to come; {free / GB:.1f} GB free"
     remedy = f"make room in {folder}, lower --save_total_limit, or name an --output_dir on a larger disk"

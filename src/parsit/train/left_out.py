@@ -25,8 +25,7 @@ class LeftOut:
 
     def __init__(self, output_dir: Path, data: DataSet, max_bad_fraction: float) -> None:
         self.path = output_dir / LEFT_OUT_FILE
-        faults = data.set_aside.total() - data.set_aside["over-long"] - data.set_aside["too-many-tiles"]
-        self._before, self._num_records = faults, data.num_records
+        self._before, self._num_records = data.num_bad, data.num_records
         self._max_bad_fraction = max_bad_fraction
         self._places: set[str] = set()
         self._say: Callable[[str], object] = print

@@ -24,6 +24,7 @@ from parsit.config import layer_range
 from parsit.data.faults import Finding
 from parsit.data.loader import Loaded, Loader
 from parsit.data.plan import Padded, Plan
+from parsit.files.run_folder import checkpoint_path, prune
 from parsit.model.adapter_files import save_adapters
 from parsit.model.flops import step_flops
 from parsit.processing.collate import Batch
@@ -33,10 +34,8 @@ from parsit.train.checkpoint import (
     SavedState,
     TrainState,
     begin_checkpoint,
-    checkpoint_path,
     finish_checkpoint,
     load_state,
-    prune,
     save_model,
     write_best,
 )

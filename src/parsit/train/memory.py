@@ -72,7 +72,7 @@ class Placement:
 
     @property
     def data_ranks(self) -> int:
-        """Ranks that read batches of their own."""
+        """Number of ranks that read batches of their own."""
         return self.ranks // self.tp
 
     def __str__(self) -> str:
@@ -96,7 +96,7 @@ class BatchSize:
 
     @classmethod
     def of(cls, batch: Batch) -> BatchSize:
-        """The size of a real one."""
+        """The size of a real micro-batch."""
         tiles = 0 if batch.pixels is None else batch.pixels.shape[0]
         return cls(batch.input_ids.numel(), tiles, batch.num_supervised)
 
@@ -114,7 +114,7 @@ class MemoryEstimate:
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """The sum of all parts, in bytes."""
         return sum(asdict(self).values())
 
     def __str__(self) -> str:

@@ -21,6 +21,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from parsit.files import write_whole
 from parsit.processing.collate import Batch
 from parsit.train.trackers import Tracker
 
@@ -38,9 +39,7 @@ def cut_back(path: Path, step: int) -> None:
             break
         if json.loads(line)["step"] <= step:
             kept.append(line)
-    draft = path.with_name(f".{path.name}.partial")
-    draft.write_bytes(b"".join(kept))
-    draft.replace(path)
+    write_whole(path, b"".join(kept))
 
 
 class Throughput:

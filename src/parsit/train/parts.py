@@ -140,7 +140,10 @@ def _of_layer_norms(module: nn.Module) -> set[torch.Tensor]:
 
 
 def fits_bfloat16(weight: torch.Tensor) -> bool:
-    """Whether every number is one of bfloat16's; a row tells most that are not. Of what has no numbers, no."""
+    """Whether bfloat16 can hold every number as it is; False for a tensor on the meta device, which holds none.
+
+    The first row is looked at alone before the rest: most tensors that do not fit show it there.
+    """
     return not weight.is_meta and all(torch.equal(part.bfloat16().float(), part) for part in (weight[:1], weight))
 
 

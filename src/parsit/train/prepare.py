@@ -27,15 +27,15 @@ from parsit.config import (
     load_architecture,
     zero_settings,
 )
-from parsit.data.dataset import DataSet, Limits, open_data
+from parsit.data.dataset import DataLimits, DataSet, open_data
 from parsit.data.sources import read_sources
+from parsit.files.run_folder import find_model, is_parsit_model, is_run
 from parsit.model import ParsitForConditionalGeneration
 from parsit.model.adapter_files import BaseModel, base_of, is_adapter_folder, load_with_adapters
 from parsit.model.adapters import AdapterSettings, add_adapters
 from parsit.model.import_weights import load_projector
 from parsit.model.projector import build_projector
 from parsit.model.quantize import set_compute_dtype
-from parsit.parse.locate import find_model, is_parsit_model
 from parsit.processing.processor import ParsitProcessor
 from parsit.train.adapters import set_trainable
 from parsit.train.parts import PartReport
@@ -170,13 +170,21 @@ def _data_set(
 ) -> DataSet:
     """What is trained or validated on. The first process makes the index; the others then open it."""
     tiles = config.max_tiles_per_pack if config.packing and what == "training" else 0
-    limits = Limits(config.model_max_length, config.over_long, tiles, config.max_bad_fraction)
+    limits = DataLimits(config.model_max_length, config.over_long, tiles, config.max_bad_fraction)
+    aside = Path(config.output_dir) / "set_aside.jsonl" if what == "training" and config.output_dir else None
     mine: list[DataSet] = []
 
     def opened(advance: Advance | None = None) -> DataSet:
         sources = read_sources(paths, config.image_folder)
-        form = config.data_format
-        return open_data(sources, processor, limits, format_name=form, seed=config.seed, on_progress=advance)
+        return open_data(
+            sources,
+            processor,
+            limits,
+            format_name=config.data_format,
+            seed=config.seed,
+            on_progress=advance,
+            findings_file=aside,
+        )
 
     def make() -> None:
         with bars(f"checking {what} data") as advance:
@@ -346,5 +354,4 @@ def _adapter_settings(config: TrainConfig) -> AdapterSettings:
 def _projector_place(name: str) -> Path:
     """A file, a folder that holds a projector, or the checkpoint of a run."""
     path = Path(name)
-    is_run = path.is_dir() and ((path / "best.json").exists() or any(path.glob("checkpoint-*")))
-    return find_model(path) if is_run else path
+    return find_model(path) if is_run(path) else path

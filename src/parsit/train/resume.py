@@ -11,8 +11,8 @@ import yaml
 
 from parsit.config import MULTIMODAL_FLAGS, PROCESSING_FLAGS, TrainConfig
 from parsit.data.plan import Plan
+from parsit.files.run_folder import find_newest, list_checkpoints, require_good
 from parsit.train.batches import num_steps
-from parsit.train.checkpoint import find_newest, list_checkpoints, require_good
 from parsit.train.optimizer import learning_rate_factor
 from parsit.types import InputError, UsageError
 

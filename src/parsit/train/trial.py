@@ -150,7 +150,7 @@ def _step(strategy: Strategy, batch: Batch, work: float) -> Trial:
 
 
 def _over_processes(mine: Trial, strategy: Strategy) -> Trial:
-    """The same on all: the losses' sum, the largest time and peak."""
+    """One result for all processes: the sum of their losses, the largest time and the largest peak of memory."""
     trials = strategy.world.gather(mine)
     sharing = len(trials) // strategy.data_size  # processes that have the same share of the loss
     return replace(

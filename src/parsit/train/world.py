@@ -72,13 +72,13 @@ class World:
         return outcome[0]
 
     def barrier(self) -> None:
-        """Wait for all."""
+        """Wait until all processes have come here."""
         if self.size > 1:
             dist.barrier(device_ids=[self.local_rank] if self.device.type == "cuda" else None)
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
-    """What this process holds of a tensor."""
+    """The shard of a tensor that this process holds, or the tensor itself where it is not sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
@@ -151,6 +151,6 @@ def join(timeout_s: float = 1800) -> World:
 
 
 def leave() -> None:
-    """Part from the other processes."""
+    """Leave the process group."""
     if dist.is_initialized():
         dist.destroy_process_group()

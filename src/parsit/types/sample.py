@@ -69,6 +69,8 @@ class Turn:
     @property
     def text(self) -> str:
         """The turn's text without its images."""
+        if len(self.parts) == 1 and isinstance(self.parts[0], str):  # nearly all are so
+            return self.parts[0]
         return "".join(part for part in self.parts if isinstance(part, str))
 
 
@@ -76,12 +78,14 @@ class Turn:
 class Sample:
     """A conversation about zero or more images.
 
-    `place` says where the sample came from (`train.jsonl:12`) and appears in error messages.
+    `place` says where the sample came from (`train.jsonl:12`) and appears in error messages. `other_answers` are
+    accepted beside the text of the last turn: that one is taught, and a score is the best over all of them.
     """
 
     id: str
     turns: tuple[Turn, ...]
     place: str = ""
+    other_answers: tuple[str, ...] = ()
 
     @property
     def images(self) -> tuple[ImageRef, ...]:

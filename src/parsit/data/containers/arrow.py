@@ -158,7 +158,7 @@ def _files(path: Path) -> list[Path]:
         return _saved_shards(folders[0])
     if (path / "state.json").is_file():
         return _saved_shards(path)
-    shards = sorted(path.glob("*.parquet"))
+    shards = sorted(shard for shard in path.glob("*.parquet") if not shard.name.startswith("."))  # ._a of a Mac
     if not shards:
         raise DataFault("file-type-unknown", "a folder without .parquet files and no saved data set", str(path))
     splits = {match.group(1) for shard in shards if (match := _SHARD.fullmatch(shard.name))}

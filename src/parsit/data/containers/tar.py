@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from parsit.data.containers import RecordWithFiles, Span
-from parsit.data.containers.text import MAX_RECORD_BYTES, decode
+from parsit.data.containers.text import COMPRESSED, MAX_RECORD_BYTES, decode, refuse_other_encoding
 from parsit.data.faults import DataFault
 from parsit.types import FileSlice
 
@@ -31,7 +31,6 @@ _META = re.compile(r"__[^/]*__($|/)")
 _BLOCK = tarfile.BLOCKSIZE
 # What may follow an archive's end: zeros up to a multiple of tar's record size, or a little more.
 _PADDING_LOOKED_AT = 2**20
-_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
 
 
 class TarContainer:
@@ -68,6 +67,8 @@ class TarContainer:
         others = tuple(f".{ending}" for ending in members if ending not in (*images, "json", "txt"))
         if "json" in members:
             value = decode(_bytes(members["json"]))
+        elif "txt" in members and not images:
+            raise DataFault("tar-no-image", f"no image of the same name beside {names['txt'][:100]}")
         elif "txt" in members:
             value = _caption(_bytes(members["txt"]))
         else:
@@ -90,8 +91,11 @@ class TarContainer:
 
 
 def _split(member: tarfile.TarInfo) -> tuple[str, str] | None:
-    """A member's key and ending; None for what belongs to no record: folders, links, hidden and meta files."""
-    if not member.isreg() or _META.match(member.name):
+    """A member's key and ending; None for what belongs to no record: folders, links, meta files and hidden ones.
+
+    Hidden are .DS_Store and the ._a.png that tar on a Mac puts before each a.png, which is no image.
+    """
+    if not member.isreg() or _META.match(member.name) or member.name.rpartition("/")[2].startswith("."):
         return None
     match = _NAME.fullmatch(member.name)
     return (match.group(1), match.group(2)) if match else None
@@ -104,7 +108,7 @@ def _called(name: str, ending: str) -> tuple[str, ...]:
 
 def _names_images(record: dict[str, Any]) -> bool:
     """Whether the record says itself which images it has."""
-    if record.get("image") is not None or record.get("images") is not None:
+    if record.get("image") not in (None, []) or record.get("images") not in (None, []):
         return True
     messages = record.get("messages")
     return isinstance(messages, list) and any(
@@ -116,8 +120,9 @@ def _names_images(record: dict[str, Any]) -> bool:
 
 
 def _caption(data: bytes) -> dict[str, Any]:
+    refuse_other_encoding(data)
     try:
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataFault("encoding-broken", f"byte {error.start} of the .txt member is not UTF-8") from error
     question = {"from": "human", "value": f"<image>\n{READ_PROMPT}"}
@@ -164,7 +169,7 @@ def _members(path: Path, start: int, end: int | None) -> Iterator[tuple[tarfile.
 def _opened(path: Path, start: int) -> Iterator[tarfile.TarFile]:
     try:
         with path.open("rb") as file:
-            if start == 0 and file.read(6).startswith(_COMPRESSED):
+            if start == 0 and file.read(6).startswith(COMPRESSED):
                 raise DataFault("file-compressed", "a compressed tar file cannot be read by place", str(path))
             file.seek(start)
             with tarfile.open(fileobj=file, mode="r:") as archive:

@@ -22,23 +22,36 @@ from parsit.data.faults import DataFault
 MAX_RECORD_BYTES = 256 * 2**20
 _WINDOW_BYTES = 2**20
 _BOM = b"\xef\xbb\xbf"
+# The first bytes of gzip, bzip2, xz and zstd.
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys are all different; Python's decoder would keep the last value and drop the others."""
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for number, name in enumerate(names) if name in names[:number])
+        raise ValueError(f"the key {twice[:60]!r} is given twice in one object")
+    return made
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_object)
 
 
 def decode(data: bytes) -> Any:
-    """One JSON value.
+    """One JSON value; a byte-order mark before it is passed over.
 
     Raises:
         DataFault: `encoding-broken` or `json-broken`.
     """
+    refuse_other_encoding(data)
     try:
-        text = data.decode("utf-8")
+        text = data.removeprefix(_BOM).decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataFault("encoding-broken", f"byte {error.start} is not UTF-8") from error
     try:
@@ -49,10 +62,25 @@ def decode(data: bytes) -> Any:
         raise DataFault("json-broken", f"not valid JSON: {' '.join(str(error).split())}") from error
 
 
+def refuse_other_encoding(head: bytes) -> None:
+    """Refuse text in UTF-16 or UTF-32, by its byte-order mark or the zeros that each letter of ASCII has there.
+
+    Args:
+        head: the first bytes, four at least where there are so many.
+
+    Raises:
+        DataFault: `encoding-broken`, with the name of the encoding, without a place.
+    """
+    if b"\0" not in head[:2] and not head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return
+    wide = head.startswith((b"\xff\xfe\0\0", b"\0\0")) or head[1:4] == b"\0\0\0"
+    raise DataFault("encoding-broken", f"the text is {'UTF-32' if wide else 'UTF-16'}, not UTF-8")
+
+
 @lru_cache(maxsize=64)
-def _descriptor(path: Path, inode: int, process: int) -> io.FileIO:
+def _descriptor(path: str, inode: int, process: int) -> io.FileIO:
     """An open file; the keys make a forked process, or a file that was replaced, open it again."""
-    return path.open("rb", buffering=0)
+    return open(path, "rb", buffering=0)  # noqa: PTH123
 
 
 def read_bytes(path: Path, offset: int, size: int) -> bytes:
@@ -62,7 +90,9 @@ def read_bytes(path: Path, offset: int, size: int) -> bytes:
         DataFault: the file is gone or shorter than it was.
     """
     try:
-        file = _descriptor(path, path.stat().st_ino, os.getpid())
+        # os.stat and a string as the key, as Path's own are slower, and this is done a million times.
+        name = str(path)
+        file = _descriptor(name, os.stat(name).st_ino, os.getpid())  # noqa: PTH116
         data = os.pread(file.fileno(), size, offset)
     except OSError as error:
         raise DataFault("file-unreadable", f"{path} cannot be read: {error.strerror}") from error
@@ -209,7 +239,22 @@ class _Elements:
 
 
 def _open(path: Path) -> io.BufferedReader:
+    """Open a text file whose first bytes are looked at.
+
+    Raises:
+        DataFault: it cannot be opened, is compressed, or is in UTF-16.
+    """
     try:
-        return path.open("rb")
+        file = path.open("rb")
+        head = file.read(8)
+        file.seek(0)
     except OSError as error:
         raise DataFault("file-unreadable", f"cannot be opened: {error.strerror}", str(path)) from error
+    try:
+        if head.startswith(COMPRESSED):
+            raise DataFault("file-compressed", "a compressed data file cannot be read by place", str(path))
+        refuse_other_encoding(head)
+    except DataFault as fault:
+        file.close()
+        raise fault.at(str(path)) from None
+    return file

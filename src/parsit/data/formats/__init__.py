@@ -16,6 +16,7 @@ from parsit.data.containers import RecordWithFiles
 from parsit.data.faults import DataFault
 from parsit.data.formats import huggingface, native, openai, sharegpt
 from parsit.data.formats.common import Context, Format, ImageNames, Written, check_turns
+from parsit.data.formats.images import looks_like_image, named_like_image
 from parsit.types import Sample
 
 FORMATS: dict[str, Format] = {
@@ -83,8 +84,11 @@ def read_record(record: Any, context: Context, format: Format | None = None) -> 
     return recognise(record, context, format)[1]
 
 
-def recognise(record: Any, context: Context, format: Format | None = None) -> tuple[Format, Sample]:
-    """One record's format and its `Sample`. Arguments and errors as `read_record`."""
+def recognise(record: Any, context: Context, format: Format | None = None) -> tuple[Format, Sample, list[str]]:
+    """One record's format, its `Sample`, and the fields that the sample lacks (`not_carried`).
+
+    Arguments and errors as `read_record`.
+    """
     if isinstance(record, RecordWithFiles):
         context = replace(context, files=record.files)
     try:
@@ -94,9 +98,43 @@ def recognise(record: Any, context: Context, format: Format | None = None) -> tu
             raise DataFault("format-mismatch", f"the record is not in the {format.name} format")
         sample = format.read(record, context)
         check_turns(sample)
+        unread = not_carried(record, format)
+        if unread and not sample.images:
+            _refuse_lost_image(record, unread)
     except DataFault as fault:
+        if fault.code == "image-markers-extra" and format is not None:
+            fault = _with_guess(fault, record, not_carried(record, format))
         raise fault.at(context.place) from None
-    return format, sample
+    return format, sample, unread
+
+
+def _refuse_lost_image(record: dict[str, Any], unread: list[str]) -> None:
+    """Refuse a record without images that has one in a field which nothing reads: the model would be trained blind.
+
+    Raises:
+        DataFault: `image-field-unknown`.
+    """
+    lost = [repr(name[:60]) for name in _like_images(record, unread) if named_like_image(name)]
+    if lost:
+        raise DataFault("image-field-unknown", f"the record has no image, but {', '.join(lost)} looks like one")
+
+
+def _with_guess(fault: DataFault, record: dict[str, Any], unread: list[str]) -> DataFault:
+    """The fault of a marker without an image, with the fields that may hold the image."""
+    guess = ", ".join(repr(name[:60]) for name in _like_images(record, unread))
+    return DataFault(fault.code, f"{fault.detail}; {guess} may hold it, and is not read") if guess else fault
+
+
+def _like_images(record: dict[str, Any], unread: list[str]) -> list[str]:
+    """Those of the fields that nothing reads, of the record or of its turns, that look like images."""
+    found = []
+    for name in sorted(unread):
+        key, _, field = name.partition("[].")
+        turns = record.get(key) if field else None
+        values = [turn.get(field) for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+        if looks_like_image(values if field else record.get(name)):
+            found.append(name)
+    return found
 
 
 def not_carried(record: dict[str, Any], format: Format) -> list[str]:
@@ -104,7 +142,9 @@ def not_carried(record: dict[str, Any], format: Format) -> list[str]:
 
     Fields of turns come as `conversations[].weight`, members of a tar file beside record and images as `.cls`.
     """
-    names = [str(name) for name in record.keys() - format.fields if record[name] is not None]
+    names: list[str] = []
+    if not record.keys() <= format.fields:
+        names += [str(name) for name in record.keys() - format.fields if record[name] is not None]
     for key in _TURN_LISTS:
         turns = record.get(key)
         if not isinstance(turns, list):
@@ -112,7 +152,7 @@ def not_carried(record: dict[str, Any], format: Format) -> list[str]:
         unknown = {
             name
             for turn in turns
-            if isinstance(turn, dict)
+            if isinstance(turn, dict) and not turn.keys() <= format.turn_fields
             for name in turn.keys() - format.turn_fields
             if turn[name] is not None
         }

@@ -137,15 +137,16 @@ def cut_at_markers(text: str, images: Iterator[ImageRef]) -> tuple[str | ImageRe
 
 
 def turns_with_images(raw: Sequence[tuple[Role, str]], images: Sequence[ImageRef]) -> tuple[Turn, ...]:
-    """Turns of text in which `<image>` marks the images' places; in an answer, or without images, it is plain text.
+    """Turns of text in which `<image>` marks the images' places; in an answer it is plain text.
 
     Raises:
         DataFault: more or fewer markers than images.
     """
     markers = sum(text.count(IMAGE_MARKER) for role, text in raw if role != "assistant")
-    if images and markers != len(images):
+    if markers != len(images):
         code = "image-markers-missing" if markers < len(images) else "image-markers-extra"
-        raise DataFault(code, f"{markers} {IMAGE_MARKER} in the text, but {len(images)} images in the record")
+        images_in_words = f"{len(images)} images" if len(images) != 1 else "1 image"
+        raise DataFault(code, f"{markers} {IMAGE_MARKER} in the text, but {images_in_words} in the record")
     remaining = iter(images)
     return tuple(
         Turn(role, cut_at_markers(text, remaining) if images and role != "assistant" else ((text,) if text else ()))
@@ -164,17 +165,17 @@ TOOL_ANSWER_JOINT = "\n"
 
 
 def tool_answer(text: str) -> str:
-    """What a tool answered, as part of a user's turn."""
+    """A tool's answer, as Qwen3's chat template puts it into a user's turn."""
     return TOOL_ANSWER_OPENS + text + TOOL_ANSWER_CLOSES
 
 
 def marked_texts(sample: Sample) -> list[str] | None:
     """The turns' texts with `<image>` where an image stands: what `turns_with_images` reads back.
 
-    None where that would be read back as something else: images in an answer, or a literal `<image>` beside images.
+    None where that would be read back as something else: images in an answer, or a literal `<image>`.
     """
     texts: list[str] = []
-    has_images, has_literals, in_answers = False, False, False
+    has_literals, in_answers = False, False
     for turn in sample.turns:
         words: list[str] = []
         for part in turn.parts:
@@ -183,9 +184,9 @@ def marked_texts(sample: Sample) -> list[str] | None:
                 has_literals = has_literals or (IMAGE_MARKER in part and turn.role != "assistant")
             else:
                 words.append(IMAGE_MARKER)
-                has_images, in_answers = True, in_answers or turn.role == "assistant"
+                in_answers = in_answers or turn.role == "assistant"
         texts.append("".join(words))
-    return None if in_answers or (has_images and has_literals) else texts
+    return None if in_answers or has_literals else texts
 
 
 def check_turns(sample: Sample) -> None:
@@ -197,11 +198,14 @@ def check_turns(sample: Sample) -> None:
     roles = [turn.role for turn in sample.turns]
     if not roles:
         raise DataFault("conversations-empty", "the conversation has no turns")
+    supervised = False
     for number, turn in enumerate(sample.turns):
         if turn.role == "system" and number:
             raise DataFault("system-not-first", f"turn {number} is a system turn")
         text = turn.text
-        if not text.strip() and not turn.images:
+        if text.strip():
+            supervised = supervised or turn.role == "assistant"
+        elif not turn.images:
             raise DataFault("turn-empty", f"turn {number} ({turn.role}) is empty")
         if not is_unicode(text):
             raise DataFault("text-not-unicode", f"turn {number} holds a lone surrogate")
@@ -212,7 +216,7 @@ def check_turns(sample: Sample) -> None:
     for number, (role, following) in enumerate(pairwise(spoken), len(roles) - len(spoken)):
         if role == following:
             raise DataFault("turns-not-alternating", f"turns {number} and {number + 1} are both the {role}'s")
-    if not any(turn.role == "assistant" and turn.text.strip() for turn in sample.turns):
+    if not supervised:
         raise DataFault("nothing-supervised", "no assistant's turn has text")
 
 

@@ -29,7 +29,7 @@ from parsit.data.formats.common import (
     turn_list,
     turns_with_images,
 )
-from parsit.data.formats.images import glyphs_lost, image_ref, images_of
+from parsit.data.formats.images import image_ref, images_of, native_extras
 from parsit.data.formats.openai import TEXT_PARTS, TURN_FIELDS, is_huggingface, parts_of, read_messages
 from parsit.types import ImageRef, Sample, Turn
 
@@ -47,7 +47,7 @@ def read(record: dict[str, Any], context: Context) -> Sample:
     images = images_of(record, context)
     remaining = iter(images)
     turns = read_messages(messages, context, lambda part, number: _image_of(part, number, context, remaining))
-    if images and not _has_placeholders(messages):
+    if not _has_placeholders(messages):  # without images too: a marker is then one too many
         turns = turns_with_images([(turn.role, turn.text) for turn in turns], images)
     elif (left := sum(1 for _ in remaining)) > 0:
         raise DataFault("image-markers-missing", f"{left} of {len(images)} images have no part that stands for them")
@@ -96,7 +96,7 @@ def write(sample: Sample, name_of: ImageNames) -> Written:
         }
         for turn in sample.turns
     ]
-    return Written(record, glyphs_lost(sample))
+    return Written(record, native_extras(sample))
 
 
 HUGGINGFACE = Format(

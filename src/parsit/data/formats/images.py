@@ -13,6 +13,9 @@ from parsit.data.faults import DataFault
 from parsit.data.formats.common import Context, is_unicode, short
 from parsit.types import FileSlice, GlyphBox, ImageRef, Sample
 
+# Pixels; no image has so many on a side, and boxes may stand out of it.
+_FARTHEST = 1e6
+
 
 def image_list(value: Any) -> list[Any]:
     """One image or a list of them, as a list; None: no image."""
@@ -29,6 +32,28 @@ def images_of(record: Mapping[str, Any], context: Context) -> list[ImageRef]:
     if one and several:
         raise DataFault("image-wrong-type", "the record has images in both 'image' and 'images'")
     return [image_ref(value, context) for value in one or several]
+
+
+# A path to an image, or a data URL; names of fields that hold one.
+_IMAGE_WORDS = re.compile(r"data:image/|.*\.(png|jpe?g|jpe|jfif|mpo|tiff?|webp|bmp|gif|p[bgnp]m)", re.I | re.S)
+_IMAGE_NAME = re.compile(r"image|img|picture|photo|screenshot", re.I)
+_IN_OBJECT = ("bytes", "path", "url", "base64")
+
+
+def looks_like_image(value: Any) -> bool:
+    """Whether a value that nothing reads may be an image: bytes, a path, a data URL, an object or a list of such."""
+    if isinstance(value, str):
+        return bool(_IMAGE_WORDS.match(value) if value.startswith("data:") else _IMAGE_WORDS.fullmatch(value))
+    if isinstance(value, dict):
+        return any(looks_like_image(value.get(key)) for key in _IN_OBJECT)
+    if isinstance(value, list):
+        return any(map(looks_like_image, value))
+    return isinstance(value, (bytes, FileSlice)) and bool(value)
+
+
+def named_like_image(field: str) -> bool:
+    """Whether a field's name says that it holds an image."""
+    return bool(_IMAGE_NAME.search(field))
 
 
 def image_ref(value: Any, context: Context, glyphs: tuple[GlyphBox, ...] = ()) -> ImageRef:
@@ -91,14 +116,25 @@ def glyph_lists(record: Mapping[str, Any], num_images: int) -> list[tuple[GlyphB
     if len(value) != num_images:
         raise DataFault("glyphs-wrong-number", f"{len(value)} lists in 'glyphs', but {num_images} images")
     try:
-        return [
-            tuple(GlyphBox(str(t), float(x0), float(y0), float(x1), float(y1)) for t, x0, y0, x1, y1 in boxes)
-            for boxes in value
-        ]
-    except (TypeError, ValueError) as error:
+        return [tuple(_glyph_box(*box) for box in boxes) for boxes in value]
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataFault("glyphs-wrong-type", f"'glyphs' must hold lists of [text, x0, y0, x1, y1] ({error})") from error
 
 
-def glyphs_lost(sample: Sample) -> tuple[str, ...]:
-    """What a format without glyphs loses of a sample, for `Written`."""
-    return ("glyphs",) if any(image.glyphs for image in sample.images) else ()
+def _glyph_box(text: str, *corners: float) -> GlyphBox:
+    """One glyph's box. Raises `TypeError`, `ValueError` or `OverflowError` where it is none."""
+    if not isinstance(text, str) or len(corners) != 4:
+        raise TypeError(f"not {short([text, *corners])}")
+    for number in corners:
+        if number.__class__ not in (int, float):  # a bool is an int, and float() would take "nan"
+            raise TypeError(f"{short(number)} is no number")
+        if not -_FARTHEST <= number <= _FARTHEST:  # not so for NaN either
+            raise ValueError(f"{number:g} is no place in an image")
+    x0, y0, x1, y1 = corners
+    return GlyphBox(text, float(x0), float(y0), float(x1), float(y1))
+
+
+def native_extras(sample: Sample) -> tuple[str, ...]:
+    """What a format without the native one's additions loses of a sample, for `Written`."""
+    glyphs = ("glyphs",) if any(image.glyphs for image in sample.images) else ()
+    return (*glyphs, "answers") if sample.other_answers else glyphs

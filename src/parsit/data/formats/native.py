@@ -1,12 +1,13 @@
-r"""Parsit's native format, which is LLaVA's with two additions.
+r"""Parsit's native format, which is LLaVA's with three additions.
 
     {"id": "7", "image": "a.png", "conversations": [{"from": "human", "value": "<image>\nRead."},
                                                     {"from": "gpt", "value": "Hello"}]}
 
 `image` is a path or a list of paths, relative to the image folder. `<image>` in a human turn marks where an image
-goes; in a record without images, and in a gpt turn, it is plain text. The additions: `glyphs` holds one list of
-`[text, x0, y0, x1, y1]` for each image; and a `value` may be a list of texts and nulls, a null for each image, where
-a text with a literal `<image>`, or an image in an answer, could not be written otherwise.
+goes; in a gpt turn it is plain text. The additions: `glyphs` holds one list of `[text, x0, y0, x1, y1]` for each
+image; `answers` lists all accepted answers of the last turn, whose own text is the one that is taught; and a `value`
+may be a list of texts and nulls, a null for each image, where a text with a literal `<image>`, or an image in an
+answer, could not be written otherwise.
 """
 
 from __future__ import annotations
@@ -21,15 +22,17 @@ from parsit.data.formats.common import (
     Format,
     ImageNames,
     Written,
+    is_unicode,
     joined,
     marked_texts,
     role_of,
     sample_id,
+    short,
     text_of,
     turn_list,
     turns_with_images,
 )
-from parsit.data.formats.images import glyph_lists, glyphs_lost, image_list, image_ref
+from parsit.data.formats.images import glyph_lists, image_list, image_ref, native_extras
 from parsit.types import ImageRef, Role, Sample, Turn
 
 ROLES: dict[str, Role] = {"system": "system", "human": "user", "gpt": "assistant"}
@@ -52,6 +55,7 @@ def sniff(record: dict[str, Any]) -> bool:
 def read(record: dict[str, Any], context: Context) -> Sample:
     """A native record. Raises `DataFault`."""
     turns = turn_list(record, "conversations")
+    name = sample_id(record, context)
     values = image_list(record.get("image"))
     images = [
         image_ref(value, context, glyphs)
@@ -67,7 +71,18 @@ def read(record: dict[str, Any], context: Context) -> Sample:
             (role_of(turn, "from", ROLES, n), text_of(turn, "value", n)) for n, turn in enumerate(turns)
         ]
         made = turns_with_images(raw, images)
-    return Sample(sample_id(record, context), made, context.place)
+    return Sample(name, made, context.place, _other_answers(record, made))
+
+
+def _other_answers(record: dict[str, Any], turns: Sequence[Turn]) -> tuple[str, ...]:
+    """The accepted answers that are not the last turn's text."""
+    answers = record.get("answers")
+    if answers is None:
+        return ()
+    if not isinstance(answers, list) or not all(isinstance(answer, str) and is_unicode(answer) for answer in answers):
+        raise DataFault("answers-wrong-type", f"'answers' is {short(answers)}")
+    taught = turns[-1].text if turns else ""
+    return tuple(answer for answer in dict.fromkeys(answers) if answer != taught)
 
 
 def _turn_of_list(turn: dict[str, Any], number: int, images: Iterator[ImageRef]) -> Turn:
@@ -95,22 +110,22 @@ def write(sample: Sample, name_of: ImageNames) -> Written:
     """A sample as a native record; nothing is lost."""
     texts = marked_texts(sample)
     values: Sequence[Value] = texts if texts is not None else [_listed(turn) for turn in sample.turns]
-    return Written(_record(sample, values, name_of, with_glyphs=True))
+    return Written(_record(sample, values, name_of, with_extras=True))
 
 
 def write_llava(sample: Sample, name_of: ImageNames) -> Written:
     """A sample as LLaVA writes it.
 
     Raises:
-        DataFault: a text with a literal `<image>` beside images, or an image in an answer.
+        DataFault: a text with a literal `<image>`, or an image in an answer.
     """
     texts = marked_texts(sample)
     if texts is None:
         raise DataFault("cannot-say", f"LLaVA's format has no words for a literal {IMAGE_MARKER} or images in answers")
-    return Written(_record(sample, texts, name_of, with_glyphs=False), glyphs_lost(sample))
+    return Written(_record(sample, texts, name_of, with_extras=False), native_extras(sample))
 
 
-def _record(sample: Sample, values: Sequence[Value], name_of: ImageNames, with_glyphs: bool) -> dict[str, Any]:
+def _record(sample: Sample, values: Sequence[Value], name_of: ImageNames, with_extras: bool) -> dict[str, Any]:
     record: dict[str, Any] = {"id": sample.id}
     images = sample.images
     names = [name_of(image) for image in images]
@@ -119,8 +134,10 @@ def _record(sample: Sample, values: Sequence[Value], name_of: ImageNames, with_g
     record["conversations"] = [
         {"from": NAMES[turn.role], "value": value} for turn, value in zip(sample.turns, values, strict=True)
     ]
-    if with_glyphs and any(image.glyphs for image in images):
+    if with_extras and any(image.glyphs for image in images):
         record["glyphs"] = [[[g.text, g.x0, g.y0, g.x1, g.y1] for g in image.glyphs] for image in images]
+    if with_extras and sample.other_answers:
+        record["answers"] = [sample.turns[-1].text, *sample.other_answers]
     return record
 
 
@@ -128,7 +145,7 @@ def _listed(turn: Turn) -> list[str | None]:
     return [part if isinstance(part, str) else None for part in turn.parts]
 
 
-_FIELDS = frozenset({"id", "image", "conversations", "glyphs"})
+_FIELDS = frozenset({"id", "image", "conversations", "glyphs", "answers"})
 _TURN_FIELDS = frozenset({"from", "value"})
 PARSIT = Format("parsit", _FIELDS, sniff, read, write, _TURN_FIELDS)
 LLAVA = Format("llava", _FIELDS, sniff, read, write_llava, _TURN_FIELDS)

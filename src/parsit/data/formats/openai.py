@@ -18,6 +18,7 @@ from typing import Any
 
 from parsit.data.faults import DataFault
 from parsit.data.formats.common import (
+    IMAGE_MARKER,
     TOOL_ANSWER_CLOSES,
     TOOL_ANSWER_JOINT,
     TOOL_ANSWER_OPENS,
@@ -32,7 +33,7 @@ from parsit.data.formats.common import (
     tool_call,
     turn_list,
 )
-from parsit.data.formats.images import glyphs_lost, image_ref
+from parsit.data.formats.images import image_ref, native_extras
 from parsit.types import ImageRef, Role, Sample, Turn
 
 _TOOLS = ("tool", "function")
@@ -79,8 +80,25 @@ def read(record: dict[str, Any], context: Context) -> Sample:
     def no_placeholder(part: dict[str, Any], number: int) -> ImageRef:
         raise DataFault("content-part-unknown", f"turn {number} has a part of type {part.get('type')!r}")
 
-    turns = read_messages(turn_list(record, "messages"), context, no_placeholder)
+    messages = turn_list(record, "messages")
+    turns = read_messages(messages, context, no_placeholder)
+    if not any(turn.images for turn in turns):
+        refuse_lone_markers(messages)
     return Sample(sample_id(record, context), turns, context.place)
+
+
+def refuse_lone_markers(messages: Sequence[dict[str, Any]]) -> None:
+    """Refuse `<image>` in the plain text of a question where the record has no image: it was lost on the way.
+
+    In a part of type text it is a literal.
+
+    Raises:
+        DataFault: `image-markers-extra`.
+    """
+    questions = (message.get("content") for message in messages if ROLES.get(message["role"]) != "assistant")
+    markers = sum(text.count(IMAGE_MARKER) for text in questions if isinstance(text, str))
+    if markers:
+        raise DataFault("image-markers-extra", f"{markers} {IMAGE_MARKER} in the text, but no image in the record")
 
 
 def read_messages(
@@ -168,9 +186,11 @@ def write(sample: Sample, name_of: ImageNames) -> Written:
         images = turn.images
         if images and turn.role != "user":
             raise DataFault("cannot-say", f"turn {number}: OpenAI's messages hold images in the user's turns only")
-        content = [_part(part, name_of) for part in turn.parts] if images else turn.text
+        # In plain text <image> would mark a place.
+        in_parts = images or (IMAGE_MARKER in turn.text and turn.role != "assistant")
+        content = [_part(part, name_of) for part in turn.parts] if in_parts else turn.text
         messages.append({"role": turn.role, "content": content})
-    return Written({"id": sample.id, "messages": messages}, glyphs_lost(sample))
+    return Written({"id": sample.id, "messages": messages}, native_extras(sample))
 
 
 def _part(part: str | ImageRef, name_of: ImageNames) -> dict[str, Any]:

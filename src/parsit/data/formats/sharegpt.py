@@ -30,7 +30,7 @@ from parsit.data.formats.common import (
     turn_list,
     turns_with_images,
 )
-from parsit.data.formats.images import glyphs_lost, images_of
+from parsit.data.formats.images import images_of, native_extras
 from parsit.types import Role, Sample
 
 _CALLS = ("function_call", "tool_call")
@@ -55,6 +55,7 @@ def sniff(record: dict[str, Any]) -> bool:
 def read(record: dict[str, Any], context: Context) -> Sample:
     """A ShareGPT record. Raises `DataFault`."""
     turns = turn_list(record, _key(record))
+    name = sample_id(record, context)
     raw: list[tuple[Role, str]] = []
     system = record.get("system")
     if system is not None and not isinstance(system, str):
@@ -76,14 +77,14 @@ def read(record: dict[str, Any], context: Context) -> Sample:
         else:
             raw.append((role, text))
         answered = answers
-    return Sample(sample_id(record, context), turns_with_images(raw, images_of(record, context)), context.place)
+    return Sample(name, turns_with_images(raw, images_of(record, context)), context.place)
 
 
 def write(sample: Sample, name_of: ImageNames) -> Written:
     """A sample as a ShareGPT record with `images`.
 
     Raises:
-        DataFault: a text with a literal `<image>` beside images, or an image in an answer.
+        DataFault: a text with a literal `<image>`, or an image in an answer.
     """
     texts = marked_texts(sample)
     if texts is None:
@@ -95,7 +96,7 @@ def write(sample: Sample, name_of: ImageNames) -> Written:
     record["conversations"] = [
         {"from": NAMES[turn.role], "value": text} for turn, text in zip(sample.turns, texts, strict=True)
     ]
-    return Written(record, glyphs_lost(sample))
+    return Written(record, native_extras(sample))
 
 
 SHAREGPT = Format(

@@ -6,7 +6,7 @@ is part of Parsit: each has its own licence, which its card states.
 
 from __future__ import annotations
 
-from parsit.data.importers.common import Importer, Item, Items, RenderPage, Source
+from parsit.data.importers.common import Importer, Item, Items, PublishedSet, RenderPage
 from parsit.data.importers.cord import CORD
 from parsit.data.importers.docbank import DOCBANK
 from parsit.data.importers.funsd import FUNSD
@@ -20,4 +20,4 @@ IMPORTERS: dict[str, Importer] = {
     for importer in (DOCVQA, INFOGRAPHICVQA, CHARTQA, FUNSD, SROIE, CORD, PUBTABNET, DOCBANK, OLMOCR)
 }
 
-__all__ = ["IMPORTERS", "Importer", "Item", "Items", "RenderPage", "Source"]
+__all__ = ["IMPORTERS", "Importer", "Item", "Items", "PublishedSet", "RenderPage"]

@@ -29,7 +29,7 @@ SPLIT_ALIASES: dict[str, str] = dict.fromkeys(("validation", "val", "dev", "eval
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class PublishedSet:
     """Where a set lies. `images`: the folder of its images, where that is not the published one."""
 
     folder: Path
@@ -74,8 +74,8 @@ class Importer:
     tasks: tuple[str, ...]
     summary: str
     source: str
-    find: Callable[[Source], Items]
-    samples: Callable[[Source, Item], Iterator[Sample | DataFault]]
+    find: Callable[[PublishedSet], Items]
+    samples: Callable[[PublishedSet, Item], Iterator[Sample | DataFault]]
 
     def split_named(self, name: str) -> str:
         """The published name of a split; validation, val, dev and eval mean the same one.
@@ -90,14 +90,16 @@ class Importer:
 
     def items(
         self, folder: Path, split: str, images: Path | None = None, render: RenderPage | None = None
-    ) -> tuple[Source, Items]:
+    ) -> tuple[PublishedSet, Items]:
         """The entries of a split, for `read_items`. Raises as `read`."""
         if not folder.is_dir():
             raise DataFault("layout-missing", "no such folder", str(folder))
-        source = Source(folder, self.split_named(split), images, render)
+        source = PublishedSet(folder, self.split_named(split), images, render)
         return source, self.find(source)
 
-    def read_items(self, source: Source, items: Iterable[Item]) -> Iterator[tuple[Item, list[Sample | DataFault]]]:
+    def read_items(
+        self, source: PublishedSet, items: Iterable[Item]
+    ) -> Iterator[tuple[Item, list[Sample | DataFault]]]:
         """Each entry with its samples and faults."""
         for item in items:
             found: list[Sample | DataFault] = []
@@ -159,7 +161,7 @@ def _records(path: Path) -> Iterator[Item]:
 
 
 def at(fault: DataFault, place: str) -> DataFault:
-    """The fault with its own place, or this one."""
+    """The fault; with this place where it has none of its own."""
     return fault if fault.place else fault.at(place)
 
 
@@ -191,15 +193,18 @@ def image_beside(folder: Path, stem: str, endings: Sequence[str]) -> ImageRef:
     return image_in(folder, f"{stem}{endings[0]}")
 
 
-def asked(identifier: str, image: ImageRef, prompt: str, answer: str, place: str) -> Sample:
-    """A sample of one image, one question and its answer.
+def asked(
+    identifier: str, image: ImageRef, prompt: str, answer: str, place: str, other_answers: Sequence[str] = ()
+) -> Sample:
+    """A sample of one image, one question and its answer; `other_answers` are accepted as well.
 
     Raises:
         DataFault: `answer-missing`, or what `check_turns` finds.
     """
     if not answer.strip():
         raise DataFault("answer-missing", "the annotation holds no answer")
-    sample = Sample(identifier, (Turn("user", (image, f"\n{prompt}")), Turn("assistant", (answer,))), place)
+    others = tuple(other for other in dict.fromkeys(other_answers) if other != answer)
+    sample = Sample(identifier, (Turn("user", (image, f"\n{prompt}")), Turn("assistant", (answer,))), place, others)
     check_turns(sample)
     return sample
 

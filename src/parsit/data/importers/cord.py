@@ -26,7 +26,7 @@ from parsit.data.importers.common import (
     Importer,
     Item,
     Items,
-    Source,
+    PublishedSet,
     asked,
     field,
     image_beside,
@@ -41,7 +41,7 @@ _PARQUET_NAMES = {"train": "train", "dev": "validation", "test": "test"}
 _MENUS = ("menu", "void_menu")
 
 
-def _find(source: Source) -> Items:
+def _find(source: PublishedSet) -> Items:
     for name in (source.split, f"CORD/{source.split}"):
         folder = source.folder / name
         if (folder / "json").is_dir():
@@ -55,7 +55,7 @@ def _find(source: Source) -> Items:
     return record_items(files)
 
 
-def _samples(source: Source, item: Item) -> Iterator[Sample]:
+def _samples(source: PublishedSet, item: Item) -> Iterator[Sample]:
     if isinstance(item.value, Path):
         path = item.value
         truth = load_object(path)

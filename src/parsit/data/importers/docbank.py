@@ -27,7 +27,7 @@ from parsit.data.importers.common import (
     Importer,
     Item,
     Items,
-    Source,
+    PublishedSet,
     asked,
     first_of,
     image_beside,
@@ -43,13 +43,13 @@ _PARAGRAPH_GAP = 0.9  # of a line's height: more paper than this between two lin
 _COLUMNS = 10
 
 
-def _find(source: Source) -> Items:
+def _find(source: PublishedSet) -> Items:
     folder = first_of(source.folder, ("DocBank_500K_txt", "DocBank_samples", "."))
     names = sorted(path.name for path in folder.glob("*.txt")) if source.split == "all" else _indexed(source)
     return Items(len(names), (Item(str(folder / name), folder / name) for name in names))
 
 
-def _indexed(source: Source) -> list[str]:
+def _indexed(source: PublishedSet) -> list[str]:
     """The .txt files of a split, by its index file."""
     stems = [f"500K_{name}" for name in (("dev", "valid") if source.split == "dev" else (source.split,))]
     folders = ("indexed_files/", "", "MSCOCO_Format_Annotation/")
@@ -66,7 +66,7 @@ def _indexed(source: Source) -> list[str]:
     return [f"{stem}.txt" for stem in stems if stem]
 
 
-def _samples(source: Source, item: Item) -> Iterator[Sample]:
+def _samples(source: PublishedSet, item: Item) -> Iterator[Sample]:
     path: Path = item.value
     text = page_text(read_text(path))
     images = source.images or first_of(source.folder, ("DocBank_500K_ori_img", "DocBank_samples", "."))

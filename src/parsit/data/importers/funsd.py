@@ -22,7 +22,7 @@ from parsit.data.importers.common import (
     Importer,
     Item,
     Items,
-    Source,
+    PublishedSet,
     asked,
     field,
     first_of,
@@ -36,14 +36,14 @@ FIELDS_PROMPT = "Extract the fields of this form as JSON."
 _FOLDERS = {"train": "training_data", "test": "testing_data"}
 
 
-def _find(source: Source) -> Items:
+def _find(source: PublishedSet) -> Items:
     name = _FOLDERS[source.split]
     folder = first_of(source.folder, (f"{name}/annotations", f"dataset/{name}/annotations"))
     paths = sorted(folder.glob("*.json"))
     return Items(len(paths), (Item(str(path), path) for path in paths))
 
 
-def _samples(source: Source, item: Item) -> Iterator[Sample]:
+def _samples(source: PublishedSet, item: Item) -> Iterator[Sample]:
     path = item.value
     fields = _fields(field(load_object(path), "form", list))
     if not fields:

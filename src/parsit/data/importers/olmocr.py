@@ -28,14 +28,14 @@ from typing import Any
 
 from parsit.data.containers.text import decode
 from parsit.data.faults import DataFault
-from parsit.data.importers.common import Importer, Item, Items, Source, asked, field, record_items
+from parsit.data.importers.common import Importer, Item, Items, PublishedSet, asked, field, record_items
 from parsit.types import ImageRef, InputError, Sample
 
 READ_PROMPT = "Read the text of this page in natural reading order."
 _TAR_MARK = ".tar.gz:"
 
 
-def _find(source: Source) -> Items:
+def _find(source: PublishedSet) -> Items:
     patterns = (f"{source.split}-*.parquet", f"*_{source.split}.parquet")
     files = sorted({path for pattern in patterns for path in source.folder.glob(pattern)})
     if not files:
@@ -44,7 +44,7 @@ def _find(source: Source) -> Items:
     return Items(rows.total, _with_pdfs(source, rows.each))
 
 
-def _with_pdfs(source: Source, rows: Any) -> Iterator[Item]:
+def _with_pdfs(source: PublishedSet, rows: Any) -> Iterator[Item]:
     """Each row with its PDF, as (row, path): first what lies unpacked, then what is in tarballs."""
     waiting: dict[str, Item] = {}
     for item in rows:
@@ -78,7 +78,7 @@ def _member(row: dict[str, Any]) -> str:
     return f"{_identifier(row)}.pdf" if _identifier(row) else ""
 
 
-def _unpacked(source: Source, row: dict[str, Any]) -> Path | None:
+def _unpacked(source: PublishedSet, row: dict[str, Any]) -> Path | None:
     tarball, mark, name = _member(row).rpartition(_TAR_MARK)
     if not name or ".." in Path(name).parts or Path(name).is_absolute():
         return None
@@ -89,7 +89,7 @@ def _unpacked(source: Source, row: dict[str, Any]) -> Path | None:
     return next((root / each for root in roots for each in names if (root / each).is_file()), None)
 
 
-def _from_tarballs(source: Source, waiting: dict[str, Item]) -> Iterator[Item]:
+def _from_tarballs(source: PublishedSet, waiting: dict[str, Item]) -> Iterator[Item]:
     """The rows whose PDFs are in tarballs, taken out of `waiting`."""
     with tempfile.TemporaryDirectory(prefix="parsit-") as name:
         page = Path(name) / "page.pdf"
@@ -113,7 +113,7 @@ def _from_tarballs(source: Source, waiting: dict[str, Item]) -> Iterator[Item]:
                 )
 
 
-def _samples(source: Source, item: Item) -> Iterator[Sample]:
+def _samples(source: PublishedSet, item: Item) -> Iterator[Sample]:
     if not isinstance(item.value, tuple):
         raise DataFault("annotation-broken", "the row has neither id nor pdf_relpath")
     row, pdf = item.value

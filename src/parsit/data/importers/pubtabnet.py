@@ -18,21 +18,31 @@ from pathlib import Path
 from typing import Any
 
 from parsit.data.faults import DataFault
-from parsit.data.importers.common import Importer, Item, Items, Source, asked, field, first_of, image_in, record_items
+from parsit.data.importers.common import (
+    Importer,
+    Item,
+    Items,
+    PublishedSet,
+    asked,
+    field,
+    first_of,
+    image_in,
+    record_items,
+)
 from parsit.types import Sample
 
 TABLE_PROMPT = "Convert this table to HTML."
 _CELL_END = "</td>"
 
 
-def _find(source: Source) -> Items:
+def _find(source: PublishedSet) -> Items:
     path = first_of(
         source.folder, ("PubTabNet_2.0.0.jsonl", "PubTabNet_1.0.0.jsonl", f"PubTabNet_2.0.0_{source.split}.jsonl")
     )
     return record_items([path])
 
 
-def _samples(source: Source, item: Item) -> Iterator[Sample]:
+def _samples(source: PublishedSet, item: Item) -> Iterator[Sample]:
     # One file holds all splits; which one a line belongs to is known only when it is read.
     if isinstance(item.value, dict) and item.value.get("split", source.split) != source.split:
         return

@@ -14,8 +14,8 @@ InfographicVQA (same site; arXiv 2104.12756): `infographicsVQA_train_v1.0.json`,
 ChartQA (https://github.com/vis-nlp/ChartQA, README): `ChartQA Dataset/{train,val,test}/` with `png/` and two lists,
 `{split}_human.json` and `{split}_augmented.json`, of `{"imgname", "query", "label"}`.
 
-Of several accepted answers the first is taught. Test splits of the first two have no answers: every question is a
-finding.
+Of several accepted answers the first is taught; all are kept, and scores take the best. Test splits of the first two
+have no answers: every question is a finding.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from parsit.data.importers.common import (
     Importer,
     Item,
     Items,
-    Source,
+    PublishedSet,
     asked,
     field,
     first_of,
@@ -44,7 +44,7 @@ from parsit.types import Sample
 QUESTION_PROMPT = "{}\nAnswer with a word or a short phrase."
 
 
-def _find_questions(source: Source, folders: tuple[str, ...], stems: tuple[str, ...]) -> Items:
+def _find_questions(source: PublishedSet, folders: tuple[str, ...], stems: tuple[str, ...]) -> Items:
     names = [
         f"{folder}{stem.format(source.split)}{ending}.json"
         for folder in folders
@@ -59,18 +59,18 @@ def _find_questions(source: Source, folders: tuple[str, ...], stems: tuple[str, 
     return Items(len(entries), (Item(f"{path}:data[{number}]", entry) for number, entry in enumerate(entries)))
 
 
-def _find_docvqa(source: Source) -> Items:
+def _find_docvqa(source: PublishedSet) -> Items:
     folders = ("", f"{source.split}/", "spdocvqa_qas/", "qas/")
     return _find_questions(source, folders, ("{}_v1.0", "{}_v0.2", "{}_v0.1"))
 
 
-def _find_infographicvqa(source: Source) -> Items:
+def _find_infographicvqa(source: PublishedSet) -> Items:
     return _find_questions(
         source, ("", "infographicsvqa_qas/", "qas/"), ("infographicsVQA_{}_v1.0", "infographicVQA_{}_v1.0")
     )
 
 
-def _question(source: Source, item: Item, images: Path, image_name: str, identifier: str) -> Sample:
+def _question(source: PublishedSet, item: Item, images: Path, image_name: str, identifier: str) -> Sample:
     question = field(item.value, "question", str)
     answers = item.value.get("answers")
     if answers is None:
@@ -78,17 +78,18 @@ def _question(source: Source, item: Item, images: Path, image_name: str, identif
     if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
         raise DataFault("annotation-broken", "'answers' is not a list of texts")
     image = image_in(images, image_name)
-    return asked(identifier, image, QUESTION_PROMPT.format(question), next(iter(answers), ""), item.place)
+    prompt = QUESTION_PROMPT.format(question)
+    return asked(identifier, image, prompt, next(iter(answers), ""), item.place, answers[1:])
 
 
-def _question_id(name: str, source: Source, entry: Any) -> str:
+def _question_id(name: str, source: PublishedSet, entry: Any) -> str:
     value = entry.get("questionId") if isinstance(entry, dict) else None
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise DataFault("annotation-broken", "no 'questionId'")
     return f"{name}-{source.split}-{value}"
 
 
-def _docvqa(source: Source, item: Item) -> Iterator[Sample]:
+def _docvqa(source: PublishedSet, item: Item) -> Iterator[Sample]:
     identifier = _question_id("docvqa", source, item.value)
     name = field(item.value, "image", str)
     image_ref(
@@ -103,17 +104,17 @@ def _docvqa(source: Source, item: Item) -> Iterator[Sample]:
     yield _question(source, item, images, found, identifier)
 
 
-def _infographicvqa(source: Source, item: Item) -> Iterator[Sample]:
+def _infographicvqa(source: PublishedSet, item: Item) -> Iterator[Sample]:
     identifier = _question_id("infographicvqa", source, item.value)
     images = source.images or first_of(source.folder, ("infographicsvqa_images", "images", "."))
     yield _question(source, item, images, field(item.value, "image_local_name", str), identifier)
 
 
-def _chartqa_folder(source: Source) -> Path:
+def _chartqa_folder(source: PublishedSet) -> Path:
     return first_of(source.folder, (f"ChartQA Dataset/{source.split}", source.split))
 
 
-def _find_chartqa(source: Source) -> Items:
+def _find_chartqa(source: PublishedSet) -> Items:
     folder = _chartqa_folder(source)
     paths = [folder / f"{source.split}_{part}.json" for part in ("human", "augmented")]
     present = [path for path in paths if path.is_file()]
@@ -122,7 +123,7 @@ def _find_chartqa(source: Source) -> Items:
     return record_items(present)
 
 
-def _chartqa(source: Source, item: Item) -> Iterator[Sample]:
+def _chartqa(source: PublishedSet, item: Item) -> Iterator[Sample]:
     question, answer = field(item.value, "query", str), field(item.value, "label", str)
     image = image_in(source.images or _chartqa_folder(source) / "png", field(item.value, "imgname", str))
     part, _, number = item.place.rpartition("_")[2].partition(".json[")

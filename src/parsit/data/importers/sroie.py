@@ -22,7 +22,7 @@ from parsit.data.importers.common import (
     Importer,
     Item,
     Items,
-    Source,
+    PublishedSet,
     asked,
     at,
     image_in,
@@ -38,7 +38,7 @@ READ_PROMPT = "Read the text of this receipt, line by line."
 KEYS = ("company", "date", "address", "total")
 
 
-def _folder(source: Source) -> Path:
+def _folder(source: PublishedSet) -> Path:
     # Only the repackaged train part is published without a folder for its split.
     at_root = (".",) if source.split == "train" else ()
     for name in (source.split, f"SROIE2019/{source.split}", *at_root, *(("data",) if at_root else ())):
@@ -47,7 +47,7 @@ def _folder(source: Source) -> Path:
     raise DataFault("layout-missing", f"no folder img in it or in {source.split}/", str(source.folder))
 
 
-def _find(source: Source) -> Items:
+def _find(source: PublishedSet) -> Items:
     folder = _folder(source)
     paths = sorted(path for path in (source.images or folder / "img").iterdir() if path.suffix in (".jpg", ".png"))
     annotated = {path.stem for name in ("box", "key", "entities") for path in (folder / name).glob("*.*")}
@@ -58,7 +58,7 @@ def _find(source: Source) -> Items:
     return Items(len(items), items)
 
 
-def _samples(source: Source, item: Item) -> Iterator[Sample | DataFault]:
+def _samples(source: PublishedSet, item: Item) -> Iterator[Sample | DataFault]:
     path = item.value
     image = image_in(path.parent, path.name)
     identifier = f"sroie-{source.split}-{path.stem}"
@@ -69,7 +69,7 @@ def _samples(source: Source, item: Item) -> Iterator[Sample | DataFault]:
             yield fault
 
 
-def _annotation(source: Source, stem: str, folders: tuple[str, ...], endings: tuple[str, ...]) -> Path:
+def _annotation(source: PublishedSet, stem: str, folders: tuple[str, ...], endings: tuple[str, ...]) -> Path:
     folder = _folder(source)
     for name in folders:
         for ending in endings:
@@ -78,7 +78,7 @@ def _annotation(source: Source, stem: str, folders: tuple[str, ...], endings: tu
     raise DataFault("annotation-missing", f"no {stem}{endings[0]} in {' or '.join(folders)}")
 
 
-def _fields(source: Source, stem: str) -> str:
+def _fields(source: PublishedSet, stem: str) -> str:
     path = _annotation(source, stem, ("key", "entities"), (".txt", ".json"))
     try:
         values = load_object(path)
@@ -90,7 +90,7 @@ def _fields(source: Source, stem: str) -> str:
     return to_json(fields)
 
 
-def _text(source: Source, stem: str) -> str:
+def _text(source: PublishedSet, stem: str) -> str:
     path = _annotation(source, stem, ("box",), (".csv", ".txt"))
     try:
         boxes = [_box(line, number) for number, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]

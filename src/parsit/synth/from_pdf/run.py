@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,9 +17,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from parsit.data.faults import Finding
+from parsit.files import refuse_inputs, whole_folder
 from parsit.synth.from_pdf.document import PdfResult, Source, read_pdf
 from parsit.synth.from_pdf.settings import FromPdfSettings
-from parsit.synth.run import SUMMARY_FILE, check_target, put_in_place
+from parsit.synth.run import SUMMARY_FILE, check_target
 from parsit.synth.split import SPLITS
 from parsit.types import InputError, ParsitError
 
@@ -62,16 +61,11 @@ def make_from_pdfs(settings: FromPdfSettings, on_pdf: Callable[[PdfResult], None
     settings.check()
     check_target(settings.out, settings.overwrite)
     paths = pdfs_in(settings.folder)
+    refuse_inputs(settings.out, [settings.folder, *paths])
     try:
-        settings.out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{settings.out.name}.", dir=settings.out.parent))
-        try:
-            folder.chmod(0o755)
+        with whole_folder(settings.out, synced=False, replaces=True) as folder:
             counts = _write(settings, folder, paths, on_pdf)
             _write_summary(settings, counts, folder / SUMMARY_FILE)
-            put_in_place(folder, settings.out)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
         raise ParsitError(f"cannot write {settings.out}: {error}") from error
     return counts

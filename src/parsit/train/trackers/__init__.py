@@ -23,7 +23,7 @@ from parsit.types import UsageError
 
 
 class Tracker(Protocol):
-    """Something that a run tells its numbers to."""
+    """A service to which a run reports its numbers."""
 
     def start(self, config: Mapping[str, object], parts: Sequence[PartReport]) -> None:
         """Begin the run, or go on with it: the resolved configuration, and what is trained."""
@@ -38,7 +38,7 @@ class Tracker(Protocol):
         ...
 
     def finish(self, failed: bool = False) -> None:
-        """End the run; after it nothing is told."""
+        """End the run; nothing may be reported after it."""
         ...
 
 

@@ -11,9 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from parsit.files import write_whole
 from parsit.train.parts import PartReport
 from parsit.types import ParsitError
-from parsit.types.files import write_whole
 
 PROJECT = "parsit"
 MEMORY_FILE = "tracker.json"
@@ -55,7 +55,7 @@ def one_line(error: BaseException) -> str:
 
 
 class Silent:
-    """Tells nobody."""
+    """The tracker of a run that reports to no service."""
 
     def __init__(self, output_dir: Path, name: str, first_step: int, say: Callable[[str], None]) -> None:
         self.output_dir, self.name, self.first_step, self.say = output_dir, name, first_step, say

@@ -203,7 +203,7 @@ def shuffled_images(samples: Sequence[Sample], seed: int) -> list[Sample]:
 
 
 @dataclass(frozen=True, slots=True)
-class Looking:
+class Grounding:
     """Whether a model looks at the page, in numbers.
 
     `model`, `blank` and `constant` are corpus CERs of normalised texts over the same `count`
@@ -268,7 +268,7 @@ def _nats_right_and_other(
     return right, other, tokens
 
 
-def looking_report(
+def grounding_report(
     samples: Sequence[Sample],
     predict: Predict,
     score_nats: ScoreNats,
@@ -280,7 +280,7 @@ def looking_report(
     resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
-) -> Looking:
+) -> Grounding:
     """Compare a model with a blank page, the best constant answer and another sample's page.
 
     `evaluation` is the model's own evaluation on the same samples where it is at hand; otherwise it
@@ -297,7 +297,10 @@ def looking_report(
     constant = best_constant(references, constant_candidates)
     model_edits = [record.scores.char_edits for record in run.records]
     blank_edits = [record.scores.char_edits for record in blank.records]
-    constant_edits = [Levenshtein.distance(text, constant.text) for text in references]
+    constant_edits = [
+        min(Levenshtein.distance(text, constant.text) for text in (reference, *map(normalize, sample.other_answers)))
+        for reference, sample in zip(references, samples, strict=True)
+    ]
     chars = [record.scores.chars for record in run.records]
 
     readable = [sample for sample, record in zip(samples, run.records, strict=True) if record.error is None]
@@ -313,7 +316,7 @@ def looking_report(
             ("itself given another page", "nats per token", right_minus_other),
         ],
     )
-    return Looking(
+    return Grounding(
         count=len(samples),
         failed=run.summary.failed,
         model=ratio_interval(model_edits, chars, **options),

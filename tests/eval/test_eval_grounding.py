@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
-from parsit.eval import best_constant, blank_samples, evaluate, looking_report, shuffled_images
+from parsit.eval import best_constant, blank_samples, evaluate, grounding_report, shuffled_images
 from parsit.scores import corpus_cer
 from parsit.types import FileSlice, Generation, ImageRef, InputError, ParsitError, Sample, Turn
 
@@ -184,38 +184,38 @@ def reader(samples):
 
 def test_a_reader_looks(fields):
     predict, score_nats = reader(fields)
-    looking = looking_report(fields, predict, score_nats, ["No 1 due"], batch_size=8)
-    assert looking.looks
-    assert looking.model.value == 0
-    assert looking.blank.value > 0
-    assert looking.model_minus_blank.value == pytest.approx(-looking.blank.value)
-    assert 0 < looking.constant.value <= looking.blank.value
-    assert looking.nats_right.value == pytest.approx(0.5)
-    assert looking.nats_other.value == pytest.approx(2.25)
-    assert looking.right_minus_other.value == pytest.approx(-1.75)
-    assert "below zero" in looking.reason
-    assert (looking.count, looking.nats_count, looking.failed) == (30, 30, 0)
+    grounding = grounding_report(fields, predict, score_nats, ["No 1 due"], batch_size=8)
+    assert grounding.looks
+    assert grounding.model.value == 0
+    assert grounding.blank.value > 0
+    assert grounding.model_minus_blank.value == pytest.approx(-grounding.blank.value)
+    assert 0 < grounding.constant.value <= grounding.blank.value
+    assert grounding.nats_right.value == pytest.approx(0.5)
+    assert grounding.nats_other.value == pytest.approx(2.25)
+    assert grounding.right_minus_other.value == pytest.approx(-1.75)
+    assert "below zero" in grounding.reason
+    assert (grounding.count, grounding.nats_count, grounding.failed) == (30, 30, 0)
 
 
 def test_a_blind_model_does_not_look_and_the_reason_names_all_three(fields):
-    looking = looking_report(
+    grounding = grounding_report(
         fields,
         lambda prompts: [Generation("No 1 due", 4) for _ in prompts],
         lambda s: [(3.0, 4)] * len(s),
         [],
         batch_size=8,
     )
-    assert not looking.looks
+    assert not grounding.looks
     for words in ("blank page", "best constant answer", "another page"):
-        assert words in looking.reason
+        assert words in grounding.reason
 
 
 def test_better_text_but_no_better_loss_is_not_looking(fields):
     predict, _ = reader(fields)
-    looking = looking_report(fields, predict, lambda s: [(3.0, 4)] * len(s), [], batch_size=8)
-    assert not looking.looks
-    assert "another page" in looking.reason
-    assert "blank page" not in looking.reason
+    grounding = grounding_report(fields, predict, lambda s: [(3.0, 4)] * len(s), [], batch_size=8)
+    assert not grounding.looks
+    assert "another page" in grounding.reason
+    assert "blank page" not in grounding.reason
 
 
 def test_a_failed_sample_counts_in_each_cer_and_has_no_nats(fields):
@@ -228,16 +228,16 @@ def test_a_failed_sample_counts_in_each_cer_and_has_no_nats(fields):
         return predict(prompts)
 
     run = evaluate(fields, failing, batch_size=4)
-    looking = looking_report(fields, failing, score_nats, [], batch_size=4, evaluation=run)
+    grounding = grounding_report(fields, failing, score_nats, [], batch_size=4, evaluation=run)
     chars = sum(record.scores.chars for record in run.records)
-    assert looking.model.value == pytest.approx(len(fields[3].turns[-1].text) / chars)
-    assert (looking.count, looking.failed, looking.nats_count) == (30, 1, 29)
+    assert grounding.model.value == pytest.approx(len(fields[3].turns[-1].text) / chars)
+    assert (grounding.count, grounding.failed, grounding.nats_count) == (30, 1, 29)
 
 
 def test_a_sample_without_an_image_is_refused(fields):
     predict, score_nats = reader(fields)
     with pytest.raises(InputError, match=r"test\.jsonl:none.*no image"):
-        looking_report([*fields, sample("none", "x")], predict, score_nats, [], batch_size=8)
+        grounding_report([*fields, sample("none", "x")], predict, score_nats, [], batch_size=8)
 
 
 def test_too_few_readable_samples_are_refused(fields):
@@ -245,4 +245,28 @@ def test_too_few_readable_samples_are_refused(fields):
         raise ParsitError("cut off")
 
     with pytest.raises(InputError, match="only 0 of the samples can be read"):
-        looking_report(fields, failing, lambda s: [(1.0, 1)] * len(s), [], batch_size=8)
+        grounding_report(fields, failing, lambda s: [(1.0, 1)] * len(s), [], batch_size=8)
+
+
+def test_two_questions_on_one_page_of_a_tar_file_never_swap_it(tmp_path):
+    """Each reference is an object of its own, as records are read; the page behind them is one."""
+    shard = tmp_path / "d.tar"
+    shard.write_bytes(b"ab")
+    samples = [
+        Sample(f"{page}{n}", (Turn("user", (ImageRef(FileSlice(shard, page, 1)), f"Q{n}")), Turn("assistant", ("x",))))
+        for page in (0, 1)
+        for n in (0, 1)
+    ]
+    for seed in range(5):
+        for sample, swapped in zip(samples, shuffled_images(samples, seed), strict=True):
+            assert sample.images[0].source.offset != swapped.images[0].source.offset
+
+
+def test_an_image_in_a_tar_file_is_blanked_by_its_size(tmp_path):
+    buffer = io.BytesIO()
+    Image.new("RGB", (31, 17), "red").save(buffer, "PNG")
+    (tmp_path / "d.tar").write_bytes(b"x" + buffer.getvalue())
+    ref = ImageRef(FileSlice(tmp_path / "d.tar", 1, len(buffer.getvalue())))
+    (blank,) = blank_samples([Sample("1", (Turn("user", (ref,)), Turn("assistant", ("x",))))])
+    with Image.open(io.BytesIO(blank.images[0].source)) as image:
+        assert (image.size, image.convert("L").getextrema()) == ((31, 17), (255, 255))
