@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -86,6 +87,25 @@ def test_a_terminated_run_saves_first(folder):
     assert process.returncode == 130
     assert "stopped by a signal; saved stopped/checkpoint-" in errors
     assert list((folder / "stopped").glob("checkpoint-*/manifest.json"))
+
+
+@pytest.mark.parametrize(
+    ("processes", "number"), [(1, signal.SIGTERM), (1, signal.SIGHUP), (1, signal.SIGINT), (2, signal.SIGTERM)]
+)
+def test_a_signal_to_the_whole_group_stops_workers_last(folder, processes, number):
+    """As Slurm, Kubernetes or a terminal send it: to the run, its data workers and what started it alike."""
+    name = f"group-{processes}-{number}"
+    flags = ["--max_steps", "5000", "--per_device_train_batch_size", "4", "--save_steps", "100000"]
+    flags += ["--dataloader_num_workers", "2", "--num_processes", str(processes)]
+    metrics = folder / name / "metrics.jsonl"
+    with started([*TRAIN, "--output_dir", name, *flags], cwd=folder, start_new_session=True) as process:
+        wait_until(lambda: metrics.exists() and metrics.stat().st_size, process)
+        os.killpg(process.pid, number)
+        _, errors = process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert f"stopped by a signal; saved {name}/checkpoint-" in errors
+    assert list((folder / name).glob("checkpoint-*/manifest.json"))
 
 
 def test_settings_that_would_spoil_a_resumed_run_are_refused(folder):

@@ -12,12 +12,14 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from parsit import hf
 from parsit.config import TrainConfig
+from parsit.model.adapters import AdapterSettings, add_adapters, leave_casts_to_autocast
 from parsit.model.head import CHUNK_BYTES
 from parsit.processing.collate import collate
 from parsit.train.adamw_bf16 import halve
+from parsit.train.adapters import set_trainable
 from parsit.train.memory import BatchSize, Placement, estimate
 from parsit.train.objective import Objective, StepCounts
-from parsit.train.parts import checkpoint_activations, halvable, set_tunable
+from parsit.train.parts import checkpoint_activations, halvable, narrow_frozen, set_tunable
 from parsit.types import InputError
 
 ALL = ("mm_vision_tower", "mm_mlp_adapter", "mm_language_model")
@@ -25,7 +27,7 @@ ALL = ("mm_vision_tower", "mm_mlp_adapter", "mm_language_model")
 
 @pytest.fixture(scope="module")
 def batch(processor, samples):
-    return collate([processor.encode(sample.turns) for sample in samples[:4]], 0)
+    return collate([processor.encode(sample.turns) for sample in samples[:5]], 0)
 
 
 def deeper(mini, layers, tower_layers):
@@ -46,6 +48,13 @@ def kept_and_estimated(architecture, processor, batch, parts, numbers, checkpoin
     said = estimate(model, flags, Placement(), BatchSize.of(batch), bf16).activations
     if numbers == "halved":
         halve(halvable(model))
+    return kept_by(model, batch, bf16), said
+
+
+def kept_by(model, batch, bf16):
+    """Bytes that autograd keeps of a forward pass, besides weights and their copies."""
+    # Copies of weights are told by their shape, which no activation may have.
+    assert batch.input_ids.numel() not in {size for p in model.parameters() for size in p.shape}
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     shapes = {tuple(p.shape) for p in model.parameters()} | {
         tuple(p.T.shape) for p in model.parameters() if p.ndim == 2
@@ -59,7 +68,7 @@ def kept_and_estimated(architecture, processor, batch, parts, numbers, checkpoin
 
     with saved_tensors_hooks(pack, lambda t: t), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         Objective(model, 0.0)(batch, StepCounts.of([batch]))
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()), said
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
 @pytest.mark.parametrize("numbers", ["fp32", "bf16", "halved"])
@@ -74,6 +83,27 @@ def test_what_a_layer_keeps_is_what_autograd_keeps(mini, processor, batch, numbe
     tolerance = 0.1 if int(transformers.__version__.split(".")[0]) >= 5 else 0.15
     assert said_deeper - said == pytest.approx(kept_deeper - kept, rel=tolerance)
     assert said > kept
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.05])
+@pytest.mark.parametrize("dora", [False, True])
+def test_what_adapters_keep_is_what_autograd_keeps(mini, processor, batch, bf16, dropout, dora):
+    """A CPU's dropout keeps its mask in the numbers' type, a GPU's in a byte, which is what is estimated."""
+    settings = AdapterSettings(lora_r=8, lora_alpha=16, lora_dropout=dropout, use_dora=dora)
+    flags = TrainConfig(lora_enable=True, lora_dropout=dropout, use_dora=dora)
+    results = []
+    for depth in (2, 6):
+        model = hf.new_model(deeper(mini, depth, 3), processor, 0).train()
+        add_adapters(model, settings, 0)
+        set_trainable(model, ["mm_mlp_adapter"])
+        said = estimate(model, flags, Placement(), BatchSize.of(batch), bf16).activations
+        if bf16:
+            narrow_frozen(model, flags)
+            leave_casts_to_autocast(model)
+        results.append((kept_by(model, batch, bf16), said))
+    (kept, said), (kept_deeper, said_deeper) = results
+    assert said_deeper - said == pytest.approx(kept_deeper - kept, rel=0.25)
 
 
 def test_a_frozen_tower_keeps_nothing(mini, processor, batch):

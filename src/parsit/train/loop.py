@@ -53,6 +53,11 @@ from parsit.train.strategies import choose
 from parsit.train.trackers import tracker
 from parsit.types import InputError, ParsitError
 
+# What asks a run to stop: a person, a scheduler, a terminal that closes.
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Two signals within so many seconds are one request.
+SAME_REQUEST_S = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
@@ -364,22 +369,24 @@ def _rng_tensors() -> dict[str, torch.Tensor]:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """A list that is empty until SIGINT or SIGTERM comes; a second one interrupts at once.
+def _stop_signals() -> Iterator[list[float]]:
+    """A list that is empty until a request to stop comes; another one, a while later, interrupts at once.
 
-    Outside the main thread, which alone hears of signals, it stays empty.
+    One request may come twice: to the whole process group, and handed on by what started this process. Outside the main
+    thread, which alone hears of signals, the list stays empty; so it does for what is ignored (`nohup`, `&`).
     """
-    received: list[int] = []
+    received: list[float] = []
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
 
     def note(number: int, _: object) -> None:
-        if received:
+        if received and time.monotonic() > received[0] + SAME_REQUEST_S:
             raise KeyboardInterrupt
-        received.append(number)
+        received.append(time.monotonic())
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, note) for number in heard}
     try:
         yield received
     finally:

@@ -14,8 +14,8 @@ With P all and T trained parameters, N ranks (those with batches of their own, u
                  embeddings are in bf16 as well), and 24 D + 16 (H + K) d + 16 I in fp32 (D hidden, I intermediate size,
                  H and K heads of queries and keys, d their size): what autograd keeps of a Qwen3 layer, counted with
                  its saved tensors. With gradient checkpointing 4 D (2 D), and one layer in full. The same again for
-                 one layer's gradients. The tower's positions are patches, 24 D + 4 I (16 D + 4 I; fp32: 32 D + 8 I);
-                 frozen, it keeps nothing
+                 one layer's gradients; adapters add what `_of_adapters` says. The tower's positions are patches,
+                 24 D + 4 I (16 D + 4 I; fp32: 32 D + 8 I); frozen, it keeps nothing
     logits       one chunk's scores (`parsit.model.head`) in fp32 and, in bf16, once more in that; where `lm_head` is
                  trained, its gradient in fp32 and a chunk's share of it; its weight's copy
 
@@ -38,6 +38,14 @@ from parsit.train.parts import halvable, layers_of, narrowable
 from parsit.train.world import data_size
 
 GB = 1e9
+# Matrices of a decoder layer that are given one and the same input.
+_SHARED_INPUT = {
+    "q_proj": "attention",
+    "k_proj": "attention",
+    "v_proj": "attention",
+    "gate_proj": "mlp",
+    "up_proj": "mlp",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +249,7 @@ def _decoder(
         layer = (16 if narrow else 26) * hidden + 12 * heads + 8 * inner
     else:
         layer = 24 * hidden + 16 * heads + 16 * inner
+    layer += _of_adapters(model, config, 2 if kept.bf16 else 4)
     depth = text.num_hidden_layers
     recomputed = 0
     if config.gradient_checkpointing:
@@ -252,6 +261,27 @@ def _decoder(
     once = (1 if recomputed else 0) + 1
     stored = recomputed * row + (depth - recomputed) * layer
     return float(size.positions * (stored + once * layer + around))
+
+
+def _of_adapters(model: ParsitForConditionalGeneration, config: TrainConfig, number: int) -> float:
+    """What adapters add to a decoder layer, in bytes a position; `number`: bytes of a computed one.
+
+    Dropout keeps a dropped copy of each adapted matrix's input, and its mask, instead of the input that neighbouring
+    matrices share. DoRA keeps three numbers of each output.
+    """
+    adapted: dict[str, nn.Linear] = {
+        name.rpartition(".")[2]: module.base_layer
+        for layer in layers_of(model.get_decoder())[:1]
+        for name, module in layer.named_modules()
+        if hasattr(module, "lora_A") and isinstance(module.base_layer, nn.Linear)
+    }
+    added = 0.0
+    if config.lora_dropout:
+        shared = {_SHARED_INPUT.get(name, name): base.in_features for name, base in adapted.items()}
+        added += (number + 1) * sum(base.in_features for base in adapted.values()) - number * sum(shared.values())
+    if config.use_dora:
+        added += 3 * number * sum(base.out_features for base in adapted.values())
+    return added
 
 
 def _tower(model: ParsitForConditionalGeneration, config: TrainConfig, size: BatchSize, kept: _Kept) -> float:
