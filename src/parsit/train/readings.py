@@ -14,19 +14,24 @@ from parsit.scores import corpus_cer
 ReadSamples = Callable[[ParsitForConditionalGeneration], tuple[str, float]]
 
 SAMPLES_READ = 8
+# The longest reading in tokens: a few lines show how it goes, and whole pages would hold up the training.
+MAX_TOKENS = 256
 
 
 def sampler(processor: ParsitProcessor, validation: DataSet) -> ReadSamples:
-    """Reads the first validation samples that end with an answer; the character error rate of those readings."""
+    """Reads the first validation samples that end with an answer; the character error rate of those readings.
+
+    Readings end after `MAX_TOKENS`, and so do the answers that they are held against.
+    """
     first = (validation.samples[number] for number in range(min(len(validation), SAMPLES_READ)))
     samples = [sample for sample in first if sample.turns[-1].role == "assistant"]
-    longest = max((len(s.turns[-1].text) for s in samples), default=0)
+    truths = [_beginning(sample.turns[-1].text, processor) for sample in samples]
+    # A token is a character at least; what runs on costs time and says nothing more.
+    limit = min(max((len(truth) for truth in truths), default=0) + 8, MAX_TOKENS)
 
     def read(model: ParsitForConditionalGeneration) -> tuple[str, float]:
         engine = ModelEngine(model, processor, batch_size=SAMPLES_READ)
-        # A token is a character at least; what runs on costs time and says nothing more.
-        readings = engine.generate([sample.turns[:-1] for sample in samples], max_new_tokens=min(longest + 8, 256))
-        truths = [sample.turns[-1].text for sample in samples]
+        readings = engine.generate([sample.turns[:-1] for sample in samples], max_new_tokens=limit)
         texts = [reading.text for reading in readings]
         lines = [
             f"{sample.id}: {truth!r} -> {text!r}" for sample, truth, text in zip(samples, truths, texts, strict=True)
@@ -34,3 +39,9 @@ def sampler(processor: ParsitProcessor, validation: DataSet) -> ReadSamples:
         return "\n".join(lines), corpus_cer(truths, texts)
 
     return read
+
+
+def _beginning(text: str, processor: ParsitProcessor) -> str:
+    """What a reading of `MAX_TOKENS` can hold of a text."""
+    ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return text if len(ids) <= MAX_TOKENS else str(processor.tokenizer.decode(ids[:MAX_TOKENS]))

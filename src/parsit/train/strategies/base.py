@@ -35,7 +35,7 @@ def wants_bf16(choice: str, device: torch.device) -> bool:
     if choice != "auto":
         return choice == "true"
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     # Both are private, but torch has no public way to ask: matrix tiles (Xeon) or bf16 dot products (Xeon, EPYC).
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 

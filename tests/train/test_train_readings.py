@@ -1,0 +1,42 @@
+"""Readings during training are scored against what they could hold."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from parsit import hf
+from parsit.data.dataset import in_memory
+from parsit.train.readings import MAX_TOKENS, sampler
+from parsit.types import Sample, Turn
+
+LONG = " ".join(f"word {number}" for number in range(400))
+
+
+class Perfect:
+    """Gives the tokens of a text one after another, as a model that reads without a fault."""
+
+    def __init__(self, model, ids):
+        self.model, self.ids = model, ids
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+    def eval(self):
+        return self
+
+    def generate(self, input_ids, max_new_tokens, **_):
+        return torch.cat([input_ids, torch.tensor([self.ids[:max_new_tokens]])], dim=1)
+
+
+@pytest.mark.parametrize("text", [LONG, "short"])
+def test_a_perfect_reading_of_a_page_has_no_errors(mini, processor, text):
+    sample = Sample("1", (Turn("user", ("Say it.",)), Turn("assistant", (text,))), "d.jsonl:1")
+    ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert (len(ids) > 2 * MAX_TOKENS) == (text == LONG)
+    model = Perfect(hf.new_model(mini, processor, 0), [*ids, processor.chat_tokens.im_end])
+    lines, cer = sampler(processor, in_memory([sample], processor, 4096))(model)
+    assert cer == 0
+    assert text[:100] in lines
+    wrong = Perfect(model.model, [5] * 600)
+    assert sampler(processor, in_memory([sample], processor, 4096))(wrong)[1] > 0.5
