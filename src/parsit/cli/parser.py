@@ -64,7 +64,7 @@ class Parser(jsonargparse.ArgumentParser):
         start, colon, names = line.partition("arguments are required: ")
         if not colon:
             return line
-        typed = {action.dest: (action.option_strings or [action.metavar])[-1] for action in self._actions}
+        typed = {a.dest: (a.option_strings or [a.metavar or a.dest])[-1] for a in self._actions}
         return f"{start}{colon}{', '.join(str(typed.get(name, name)) for name in names.split(', '))}"
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

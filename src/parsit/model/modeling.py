@@ -180,8 +180,10 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         tokens_MD = self.image_tokens(vision_features_NPD, image_sizes)
         _check_same_number(num_placeholders, tokens_MD.shape[0])
         tokens_MD = tokens_MD.to(embeds_BTD.dtype)
-        merged = embeds_BTD.flatten(0, 1).index_copy(0, image_positions, tokens_MD)
-        return merged.view_as(embeds_BTD), vision_features_NPD
+        # Not through a flattened view: compiled layers tell a view from what the layer before hands them.
+        length = input_ids.shape[1]
+        rows, columns = image_positions.div(length, rounding_mode="floor"), image_positions.remainder(length)
+        return embeds_BTD.index_put((rows, columns), tokens_MD), vision_features_NPD
 
     def _blank_tile(self, like: torch.Tensor) -> torch.Tensor:
         """Zero, computed through every vision parameter: each rank runs the tower in each step (design D6)."""
