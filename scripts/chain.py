@@ -1,4 +1,5 @@
-"""All stages on `tiny`, on a laptop: pretrain, finetune, LoRA, export, each scored; two processes under ZeRO-3.
+"""All stages on `tiny`, on a laptop: from scratch, pretrain, finetune, LoRA, export, each scored; by two processes with
+ZeRO-3.
 
     make chain              (python scripts/chain.py [--out DIR] [--processes 2] [--deepspeed scripts/zero3.json])
 
@@ -19,9 +20,10 @@ from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# Stage, steps, flags. AdamW, because Muon's whole matrices do not go with ZeRO; the towers start from random weights,
-# so the second stage gets the glyph loss and the learning rate of training from scratch.
+# Stage, steps, flags. AdamW, because Muon's whole matrices do not go with ZeRO. A few steps from scratch stand for
+# pretrained towers, so the third stage gets the glyph loss and the learning rate of training from scratch as well.
 STAGES = (
+    ("scratch", 40, ["--optim", "adamw"]),
     ("pretrain", 40, []),
     ("finetune", 100, ["--optim", "adamw", "--learning_rate", "3e-3", "--glyph_loss_weight", "1.0"]),
     ("lora", 200, ["--lora_r", "32", "--lora_alpha", "32", "--lora_targets_vision", "all-linear"]),

@@ -20,7 +20,9 @@ from parsit.train.memory import GB, BatchSize, Placement
 from parsit.train.optimizer import Group
 from parsit.train.parts import set_tunable
 from parsit.train.preflight import check_memory, preflight
+from parsit.train.prepare import Prepared
 from parsit.train.trial import check_step, largest, make_batch, micro_batches_of, outlook
+from parsit.train.world import World
 from parsit.types import InputError, UsageError
 
 ALL = ("mm_vision_tower", "mm_mlp_adapter", "mm_language_model")
@@ -43,6 +45,11 @@ def config(tmp_path):
     return TrainConfig(output_dir=str(tmp_path / "run"), per_device_train_batch_size=4, bf16="false")
 
 
+def look(config, model, processor, training, drawn=frozenset(), **limits):
+    """The cheap checks of such a run."""
+    return preflight(Prepared(config, World(), model, processor, training, None, [], drawn=drawn), **limits)
+
+
 def by_name(checks):
     return {check.name: check for check in checks}
 
@@ -52,10 +59,10 @@ def failed(checks):
 
 
 def test_a_run_without_faults_passes_every_check(config, model, processor, training):
-    checks = preflight(config, model, processor, training, max_memory_gb=1.0)
+    checks = look(config, model, processor, training, max_memory_gb=1.0)
     assert failed(checks) == {}
     assert set(by_name(checks)) == {
-        "versions", "device", "tokens", "vocabulary", "parts", "groups", "disk", "samples", "memory",
+        "versions", "device", "tokens", "vocabulary", "parts", "origin", "groups", "disk", "samples", "memory",
     }  # fmt: skip
     assert "image tokens are as many features" in by_name(checks)["samples"].detail
 
@@ -63,7 +70,7 @@ def test_a_run_without_faults_passes_every_check(config, model, processor, train
 def test_all_frozen(config, model, processor, training):
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    found = failed(preflight(config, model, processor, training))
+    found = failed(look(config, model, processor, training))
     assert set(found) == {"parts"}
     assert found["parts"].detail.startswith("all frozen: vision_tower 0 of")
     assert "--mm_tunable_parts" in found["parts"].remedy
@@ -86,27 +93,27 @@ def test_padding_with_the_end_of_a_turn(processor, mini, tmp_path):
 def test_a_tokenizer_with_more_ids_than_the_embeddings_have_rows(config, model, mini, training):
     other = hf.new_processor(mini)
     other.tokenizer.add_tokens(["<extra>"])
-    found = failed(preflight(config, model, other, training))
+    found = failed(look(config, model, other, training))
     assert set(found) == {"vocabulary"}
     assert found["vocabulary"].detail == "the tokenizer has 4,097 ids, the embeddings have 4,096 rows"
 
 
 def test_another_image_token(config, model, processor, training):
     model.config.image_token_id = 7
-    assert {"vocabulary", "samples"} == set(failed(preflight(config, model, processor, training)))
+    assert {"vocabulary", "samples"} == set(failed(look(config, model, processor, training)))
 
 
 def test_a_processor_that_cuts_images_otherwise(config, processor, mini, training):
     other = replace(mini, multimodal=mini.multimodal | {"image_grid_pinpoints": "(1x1),(1x2)"})
     model = hf.new_model(other, processor, 0)
-    found = failed(preflight(config, model, processor, training))
+    found = failed(look(config, model, processor, training))
     assert set(found) == {"samples"}
     assert "d.jsonl:" in found["samples"].detail
     assert "same folder" in found["samples"].remedy
 
 
 def test_a_memory_budget_that_cannot_be_met(config, model, processor, training):
-    found = failed(preflight(config, model, processor, training, max_memory_gb=0.001))
+    found = failed(look(config, model, processor, training, max_memory_gb=0.001))
     assert set(found) == {"memory"}
     assert "more than 0.0 GB" in found["memory"].detail
     assert found["memory"].remedy.startswith("--gradient_checkpointing true")
@@ -142,7 +149,7 @@ def test_an_empty_group_and_a_rate_of_nothing(model, config):
 
 
 def test_no_room_for_the_checkpoints(config, model, processor, training):
-    found = failed(preflight(replace(config, save_total_limit=10**9), model, processor, training))
+    found = failed(look(replace(config, save_total_limit=10**9), model, processor, training))
     assert set(found) == {"disk"}
     assert "--save_total_limit" in found["disk"].remedy
 
@@ -154,7 +161,7 @@ def test_an_image_that_broke_since_the_data_was_counted(config, model, processor
     turns = (replace(samples[3].turns[0], parts=(replace(image, source=own), "Read.")), samples[3].turns[1])
     training = in_memory([replace(samples[3], turns=turns)], processor, 512)
     own.write_bytes(own.read_bytes()[:60])
-    found = failed(preflight(config, model, processor, training))
+    found = failed(look(config, model, processor, training))
     assert set(found) == {"samples"}
     assert found["samples"].detail.startswith("d.jsonl:4: ")
 
@@ -166,7 +173,7 @@ def test_checks_change_neither_weights_nor_random_numbers(config, model, process
     expected = torch.rand(3)
     torch.manual_seed(5)
     glyphs = replace(config, glyph_loss_weight=0.5, **flags)
-    preflight(glyphs, model, processor, training)
+    look(glyphs, model, processor, training)
     micro_batches = micro_batches_of(glyphs, training, model)
     samples = largest(micro_batches, 0)
     batch = make_batch(glyphs, training, processor, micro_batches, samples)
@@ -274,10 +281,14 @@ def test_the_verb_tries_the_step_as_the_run_would_and_meets_what_the_run_would(f
         check.main([*BASE, "--fsdp", "true"])
 
 
-def test_the_verb_with_adapters(folder, capsys):
+def test_the_verb_with_adapters(folder, mini, processor, capsys):
     pytest.importorskip("peft")
     flags = ["--lora_enable", "true", "--lora_r", "4", "--mm_tunable_parts", "mm_mlp_adapter"]
-    assert check.main([*BASE, *flags]) == 0
+    assert check.main([*BASE, *flags]) == 1
+    assert capsys.readouterr().out.endswith("not ready: origin\n")
+    hf.new_model(mini, processor, 0).save_pretrained("start")
+    processor.save_pretrained("start")
+    assert check.main([*BASE, *flags, "--model_name_or_path", "start"]) == 0
     out = capsys.readouterr().out
     assert "peft" in out
     assert "language_model.no_decay" not in out

@@ -170,9 +170,7 @@ def _look(
     run = prepare(config, world, bars=bars, say=say, dry=True)
     report.add(Check("data", True, run.training.describe()))
     run_world = World(size=ranks, device=world.device)
-    for check in world.on_first(
-        lambda: preflight(config, run.model, run.processor, run.training, run_world, max_memory_gb)
-    ):
+    for check in world.on_first(lambda: preflight(run, run_world, max_memory_gb)):
         report.add(check)
     micro_batches = micro_batches_of(config, run.training, run.model)
     trial = None

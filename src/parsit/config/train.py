@@ -33,6 +33,8 @@ MULTIMODAL_FLAGS = (
 PROCESSING_FLAGS = ("mm_use_im_start_end", "mm_use_im_patch_token")
 TUNABLE_PARTS = ("mm_vision_tower", "mm_mlp_adapter", "mm_language_model")
 DEFAULT_STAGE = {"tiny": "scratch"}
+# Where an architecture's new parts are trained first, at rates that were made for them; pretrain for the others.
+FIRST_STAGE = {"tiny": "scratch", "smol": "finetune"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -368,6 +370,11 @@ def preset_names() -> list[str]:
         for stage in sorted(root.joinpath(name).iterdir(), key=lambda entry: entry.name)
         if stage.name.endswith(".yaml")
     ]
+
+
+def first_stage(architecture: str) -> str:
+    """The preset, as ARCHITECTURE/STAGE, that trains what is new in an architecture."""
+    return f"{architecture}/{FIRST_STAGE.get(architecture, 'pretrain')}"
 
 
 def load_preset(name: str) -> dict[str, Any]:

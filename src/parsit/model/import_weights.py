@@ -104,13 +104,16 @@ def read_projector(path: Path) -> Projector:
     return projector_in(weights, path)
 
 
-def load_projector(model: ParsitForConditionalGeneration, path: Path) -> None:
+def load_projector(model: ParsitForConditionalGeneration, path: Path) -> Projector:
     """Load a pretrained projector, and `image_newline` where the file has it (`--pretrain_mm_mlp_adapter`).
 
     Args:
         model: the model; its other weights stay as they are.
         path: LLaVA's `mm_projector.bin`, a `.safetensors` file, or a model's folder, of which only the projector is
             taken.
+
+    Returns:
+        What was loaded.
 
     Raises:
         InputError: a file that cannot be read, holds other tensors too, or does not fit the model.
@@ -121,6 +124,7 @@ def load_projector(model: ParsitForConditionalGeneration, path: Path) -> None:
     if "image_newline" not in projector.weights:
         into.pop("image_newline", None)
     copy_strictly(into, projector.weights, path)
+    return projector
 
 
 def load_checkpoint(

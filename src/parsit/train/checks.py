@@ -6,14 +6,14 @@ import importlib.util
 import os
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from parsit.config import TrainConfig
+from parsit.config import TrainConfig, first_stage
 from parsit.files.run_folder import list_checkpoints
 from parsit.model import ParsitForConditionalGeneration
 from parsit.processing.chat import ChatTokens
@@ -21,9 +21,16 @@ from parsit.processing.processor import ParsitProcessor
 from parsit.train.compiled import missing_compiler
 from parsit.train.memory import GB
 from parsit.train.objective import Objective
-from parsit.train.optimizer import Group, groups_of
+from parsit.train.optimizer import Group, groups_of, peak_rates
+from parsit.train.parts import PARTS_OF
 from parsit.train.strategies.base import wants_bf16
 from parsit.train.world import World
+
+# A part that was drawn at random and has less than this share of the rate that its architecture's first stage gives it
+# has a rate that keeps what is there.
+_SHARE_OF_FIRST_RATE = 0.25
+_RATE_FLAGS = {"vision_tower": "mm_vision_tower_lr", "projector": "mm_projector_lr"}
+_TUNED_AS = {name: part for part, names in PARTS_OF.items() for name in names}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +110,46 @@ def check_parts(model: ParsitForConditionalGeneration) -> Check:
     if not any(trained for trained, _ in counts.values()):
         return Check("parts", False, f"all frozen: {detail}", "name what is trained with --mm_tunable_parts")
     return Check("parts", True, f"trained: {detail}")
+
+
+def check_origin(model: ParsitForConditionalGeneration, config: TrainConfig, drawn: Collection[str]) -> Check:
+    """What was drawn at random is trained, all of it, and at a rate that was made for that.
+
+    Args:
+        model: the model, its parameters frozen and freed as they will be trained.
+        config: the run's configuration.
+        drawn: names of the parts that were drawn at random; the others were loaded.
+    """
+    new = {name: members for name, members in model.parts() if name in drawn and members}
+    if not new:
+        return Check("origin", True, "all weights were loaded")
+    frozen = [name for name, members in new.items() if not all(p.requires_grad for p in members)]
+    first = first_stage(config.architecture)
+    if frozen:
+        detail = f"random and not trained, or not whole: {', '.join(frozen)}"
+        return Check("origin", False, detail, _remedy_of_frozen(config, frozen, first))
+    of_first = peak_rates(TrainConfig.from_preset(first))
+    rates = peak_rates(config)
+    slow = [name for name in new if name in rates and rates[name] < _SHARE_OF_FIRST_RATE * of_first[name]]
+    detail = "random at first: " + ", ".join(f"{n} at {rates[n]:.1e}" if n in rates else n for n in new)
+    if not slow:
+        return Check("origin", True, detail)
+    flags = {_RATE_FLAGS.get(name, "learning_rate"): of_first[name] for name in slow}
+    remedy = f"begin with {first} and give its output to --model_name_or_path, or "
+    remedy += " ".join(f"--{flag} {rate:g}" for flag, rate in flags.items())
+    return Check("origin", True, f"{detail}; too slow for what is new: {', '.join(slow)}", remedy, warns=True)
+
+
+def _remedy_of_frozen(config: TrainConfig, frozen: Sequence[str], first: str) -> str:
+    ways = [f"give the output of {first}, or another trained model, to --model_name_or_path"]
+    if "vision_tower" in frozen:
+        ways += ["a pretrained tower to --vision_tower"]
+    if "projector" in frozen:
+        ways += ["a trained projector to --pretrain_mm_mlp_adapter"]
+    if not config.lora_enable:
+        parts = ",".join(dict.fromkeys([*config.tunable_parts, *(_TUNED_AS[name] for name in frozen)]))
+        ways += [f"or train them (--mm_tunable_parts {parts})"]
+    return ", ".join(ways)
 
 
 def groups_of_run(model: ParsitForConditionalGeneration, config: TrainConfig) -> list[Group]:

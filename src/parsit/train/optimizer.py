@@ -26,6 +26,16 @@ class Group:
     parameters: dict[str, nn.Parameter]
 
 
+def peak_rates(config: TrainConfig) -> dict[str, float]:
+    """The peak learning rate of each part; `image_newline` belongs to the projector."""
+    return {
+        "vision_tower": config.mm_vision_tower_lr or config.learning_rate,
+        "projector": config.mm_projector_lr or config.learning_rate,
+        "language_model": config.learning_rate,
+        "glyph_head": config.learning_rate,
+    }
+
+
 def groups_of(objective: nn.Module, config: TrainConfig) -> list[Group]:
     """The trained parameters in groups, none of them empty.
 
@@ -36,12 +46,7 @@ def groups_of(objective: nn.Module, config: TrainConfig) -> list[Group]:
     Raises:
         ValueError: nothing is trained.
     """
-    rates = {
-        "vision_tower": config.mm_vision_tower_lr or config.learning_rate,
-        "projector": config.mm_projector_lr or config.learning_rate,
-        "language_model": config.learning_rate,
-        "glyph_head": config.learning_rate,
-    }
+    rates = peak_rates(config)
     members: dict[tuple[str, str, bool], dict[str, nn.Parameter]] = {}
     for name, parameter in trainable(objective).items():
         decayed = parameter.ndim > 1 and "position_embedding" not in name

@@ -21,6 +21,7 @@ from parsit.train.checks import (
     check_device,
     check_disk,
     check_groups,
+    check_origin,
     check_parts,
     check_tokens,
     check_versions,
@@ -38,33 +39,25 @@ _OVERHEAD_BYTES = 2e9
 _AT_RANDOM = 3
 
 
-def preflight(
-    config: TrainConfig,
-    model: ParsitForConditionalGeneration,
-    processor: ParsitProcessor,
-    training: DataSet,
-    world: World | None = None,
-    max_memory_gb: float | None = None,
-) -> list[Check]:
+def preflight(prepared: Prepared, world: World | None = None, max_memory_gb: float | None = None) -> list[Check]:
     """The cheap checks of a run.
 
     Args:
-        config: the run's configuration; `output_dir` is set.
-        model: the model, its parameters frozen and freed as they will be trained, and not yet sharded.
-        processor: its processor.
-        training: what is trained on.
-        world: the processes of the run; None: this one is alone.
+        prepared: the run; its model is not yet sharded.
+        world: the processes that the run will have; None: those that it was prepared in.
         max_memory_gb: memory of a GPU in units of 10⁹ bytes; None: what the device has, no limit on a CPU.
 
     Raises:
         InputError: the file that --deepspeed names cannot be read.
     """
-    world = world or World()
+    config, model, processor, training = prepared.config, prepared.model, prepared.processor, prepared.training
+    world = world or prepared.world
     placement = Placement.of(config, world.size)
     parts = check_parts(model)
     checks = [check_versions(config, world), check_device(config, world), check_tokens(processor.chat_tokens)]
     checks += [check_vocabulary(model, processor), parts]
     if parts.ok:
+        checks += [check_origin(model, config, prepared.drawn)]
         checks += [check_groups(groups_of_run(model, config)), check_disk(model, config)]
     try:
         looked_at = look_at(training, processor, config.seed)
@@ -89,11 +82,11 @@ def require_ready(prepared: Prepared, say: Callable[[str], None]) -> None:
     """
 
     def check() -> None:
-        for found in preflight(prepared.config, prepared.model, prepared.processor, prepared.training, prepared.world):
+        for found in preflight(prepared):
             if not found.ok:
                 raise InputError(f"{found.name}: {found.detail}: {found.remedy} (`parsit check` looks at everything)")
             if found.warns:
-                say(f"warning: {found.name}: {found.detail}; if it does not work: {found.remedy}")
+                say(f"warning: {found.name}: {found.detail}; do: {found.remedy}")
 
     prepared.world.on_first(check)
 

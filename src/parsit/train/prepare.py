@@ -67,7 +67,8 @@ class Prepared:
 
     `parts`: what is trained of `model`, part by part; its parameters are frozen and freed accordingly. `checkpoint`:
     the run goes on from here, and `model` has its weights; None: it begins. `base`: of a model with adapters, what they
-    were added to. `read_samples`: reads some validation samples, where `--sample_steps` asks for it.
+    were added to. `read_samples`: reads some validation samples, where `--sample_steps` asks for it. `drawn`: names of
+    the model's parts that were drawn at random for this run; the others were loaded.
     """
 
     config: TrainConfig
@@ -80,6 +81,15 @@ class Prepared:
     checkpoint: Path | None = None
     base: BaseModel | None = None
     read_samples: ReadSamples | None = None
+    drawn: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """A model as it is before adapters are added, and which of its parts were drawn at random."""
+
+    model: ParsitForConditionalGeneration
+    drawn: frozenset[str] = frozenset()
 
 
 @contextmanager
@@ -126,13 +136,16 @@ def prepare(
     if world.is_first and not dry:
         Path(str(config.output_dir)).mkdir(parents=True, exist_ok=True)
         training.write_findings(Path(str(config.output_dir)) / "set_aside.jsonl")
-    model, base = _model_and_base(config, architecture, processor, start, checkpoint is not None, world, dry)
+    started, base = _start_and_base(config, architecture, processor, start, checkpoint is not None, world, dry)
+    model = started.model
     _require_given_flags(config, model, processor)
     read_samples = sampler(processor, validation) if config.sample_steps and validation is not None else None
     if checkpoint and world.is_first:
         say(f"resuming from {checkpoint}")
     parts = set_free(model, config)
-    return Prepared(config, world, model, processor, training, validation, parts, checkpoint, base, read_samples)
+    return Prepared(
+        config, world, model, processor, training, validation, parts, checkpoint, base, read_samples, started.drawn
+    )
 
 
 def set_free(model: ParsitForConditionalGeneration, config: TrainConfig) -> list[PartReport]:
@@ -250,7 +263,7 @@ def _require_given_flags(
             )
 
 
-def _model_and_base(
+def _start_and_base(
     config: TrainConfig,
     architecture: Architecture,
     processor: ParsitProcessor,
@@ -258,7 +271,7 @@ def _model_and_base(
     resumes: bool,
     world: World,
     dry: bool,
-) -> tuple[ParsitForConditionalGeneration, BaseModel | None]:
+) -> tuple[_Started, BaseModel | None]:
     """The model to train and, where it gets adapters, the base that they are added to.
 
     `start` is the folder that it comes from, a checkpoint of this very run where that `resumes`.
@@ -267,12 +280,13 @@ def _model_and_base(
     if goes_on and not is_adapter_folder(goes_on):
         raise InputError(f"{goes_on}: was trained without --lora_enable; start a new --output_dir from it")
 
-    def load() -> ParsitForConditionalGeneration:
+    def load() -> _Started:
         if goes_on:
-            return load_with_adapters(goes_on, merge=False)
+            return _Started(load_with_adapters(goes_on, merge=False))
         return _starting_model(config, architecture, processor, start, with_projector=not resumes)
 
-    model = agreed(world, "model", load)
+    started = agreed(world, "model", load)
+    model = started.model
     base = base_of(goes_on) if goes_on else None
     if config.lora_enable and not goes_on and not dry:
         base = _write_base(config, model, processor, start, world)
@@ -281,7 +295,7 @@ def _model_and_base(
         add_adapters(model, _adapter_settings(config), config.seed)
     if config.bits == 4 and wants_bf16(config.bf16, world.device):
         set_compute_dtype(model, torch.bfloat16)  # 4-bit matrices compute in bfloat16 where the run does
-    return model, base
+    return started, base
 
 
 def _starting_model(
@@ -290,27 +304,25 @@ def _starting_model(
     processor: ParsitProcessor,
     start: Path | None,
     with_projector: bool,
-) -> ParsitForConditionalGeneration:
+) -> _Started:
     """The model of a folder, or a new one, with the projector that `--pretrain_mm_mlp_adapter` names."""
-    model = hf.load_model(start) if start else _new_model(config, architecture, processor)
-    if config.pretrain_mm_mlp_adapter and with_projector:
-        load_projector(model, _projector_place(config.pretrain_mm_mlp_adapter))
-    return model
+    started = _Started(hf.load_model(start)) if start else _new_model(config, architecture, processor)
+    if not config.pretrain_mm_mlp_adapter or not with_projector:
+        return started
+    loaded = load_projector(started.model, _projector_place(config.pretrain_mm_mlp_adapter))
+    names = {"projector"} | ({"image_newline"} & loaded.weights.keys())
+    return replace(started, drawn=started.drawn - names)
 
 
-def _new_model(
-    config: TrainConfig, architecture: Architecture, processor: ParsitProcessor
-) -> ParsitForConditionalGeneration:
+def _new_model(config: TrainConfig, architecture: Architecture, processor: ParsitProcessor) -> _Started:
     """A model that is in no folder yet: from the architecture's pretrained parts, or all at random."""
-    if config.from_scratch:
-        return hf.new_model(architecture, processor, config.seed)
-    return hf.model_from_parts(
-        architecture,
-        processor,
-        config.seed,
-        config.vision_tower or architecture.vision_tower,
-        config.model_name_or_path or architecture.model_name_or_path,
-    )
+    tower = language_model = None
+    if not config.from_scratch:
+        tower = config.vision_tower or architecture.vision_tower
+        language_model = config.model_name_or_path or architecture.model_name_or_path
+    model = hf.model_from_parts(architecture, processor, config.seed, tower, language_model)
+    named = {"vision_tower": tower, "language_model": language_model}
+    return _Started(model, frozenset(name for name, _ in model.parts() if not named.get(name)))
 
 
 def _write_base(
