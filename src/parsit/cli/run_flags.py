@@ -29,6 +29,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "max_bad_fraction",
         "packing",
         "max_tiles_per_pack",
+        "max_eval_samples",
         "dataloader_num_workers",
         "dataloader_prefetch_factor",
     ),

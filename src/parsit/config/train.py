@@ -127,6 +127,7 @@ class DataArguments:
         packing: put samples that cannot see each other into rows of per_device_train_batch_size times
             model_max_length tokens, instead of padding per_device_train_batch_size samples to one length.
         max_tiles_per_pack: most tiles in such a row; 0: no limit.
+        max_eval_samples: validate on this many of the validation samples, chosen by seed, always the same; 0: on all.
         dataloader_num_workers: processes that decode and tokenise; 0: the training process itself.
         dataloader_prefetch_factor: batches that each worker holds ready.
     """
@@ -140,6 +141,7 @@ class DataArguments:
     max_bad_fraction: float = 0.001
     packing: bool = False
     max_tiles_per_pack: int = 0
+    max_eval_samples: int = 0
     dataloader_num_workers: int = 1
     dataloader_prefetch_factor: int = 4
 
@@ -155,7 +157,8 @@ class TrainingArguments:
         max_steps: optimizer steps; -1: as num_train_epochs says.
         num_train_epochs: passes over the data where max_steps is -1.
         per_device_train_batch_size: samples in one forward pass.
-        per_device_eval_batch_size: samples in one forward pass of the validation.
+        per_device_eval_batch_size: most samples in one forward pass of the validation; never more positions than
+            per_device_train_batch_size times model_max_length, and where the run packs, full rows of so many.
         gradient_accumulation_steps: forward passes in one optimizer step.
         learning_rate: peak learning rate.
         mm_projector_lr: peak learning rate of projector and image_newline; by default learning_rate.
@@ -281,7 +284,7 @@ class TrainConfig(ModelArguments, DataArguments, TrainingArguments):
         for name in at_least_one:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         not_negative = ("dataloader_num_workers", "eval_steps", "save_total_limit", "warmup_steps", "seed")
-        not_negative += ("sample_steps", "num_processes")
+        not_negative += ("sample_steps", "num_processes", "max_eval_samples")
         for name in (*not_negative, "max_tiles_per_pack"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("weight_decay", "max_grad_norm", "glyph_loss_weight"):

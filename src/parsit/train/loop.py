@@ -23,12 +23,12 @@ import torch
 from parsit.config import layer_range
 from parsit.data.faults import Finding
 from parsit.data.loader import Loaded, Loader
-from parsit.data.plan import Padded, Plan
+from parsit.data.plan import Plan
 from parsit.files.run_folder import checkpoint_path, prune
 from parsit.model.adapter_files import save_adapters
 from parsit.model.flops import step_flops
 from parsit.processing.collate import Batch
-from parsit.train.batches import micro_batches_of, num_steps, order_digest
+from parsit.train.batches import micro_batches_of, num_steps, order_digest, validation_batches
 from parsit.train.checkpoint import (
     STATE_FOLDER,
     SavedState,
@@ -275,13 +275,16 @@ class Run:
         """Nats per supervised token over the validation set."""
         assert self.validation is not None
         self.objective.eval()
-        data, strategy = self.validation, self.strategy
-        plan = Plan(Padded(data.num_tokens, data.num_tiles, self.config.per_device_eval_batch_size), strategy.data_size)
+        data, strategy, config = self.validation, self.strategy, self.config
+        plan = Plan(validation_batches(config, data, self.model), strategy.data_size)
         loader = Loader(
             data,
             self.processor,
             plan,
             plan.steps_per_epoch,
+            packed=config.packing,
+            num_workers=config.dataloader_num_workers,
+            prefetch_factor=config.dataloader_prefetch_factor,
             rank=strategy.data_rank,
             world_size=strategy.data_size,
         )

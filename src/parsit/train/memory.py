@@ -19,13 +19,16 @@ With P all and T trained parameters, N ranks (those with batches of their own, u
     logits       one chunk's scores (`parsit.model.head`) in fp32 and, in bf16, once more in that; where `lm_head` is
                  trained, its gradient in fp32 and a chunk's share of it; its weight's copy
 
+A validation keeps nothing for a backward pass. Beside weights, copies and optimizer it has for each position 3 rows and
+the widest of one layer, 3 I or 2 (H + K) d numbers, for each patch 3 rows and 2 I or 4 D, and one chunk's scores.
+
 What is offloaded to the CPU counts nothing. The allocator's own losses and the libraries' buffers come on top.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import nn
@@ -149,6 +152,20 @@ def estimate(
     )
 
 
+def estimate_validation(
+    model: ParsitForConditionalGeneration, config: TrainConfig, placement: Placement, size: BatchSize, bf16: bool
+) -> MemoryEstimate:
+    """What a validation batch of `size` needs on each GPU in mid-run: no gradients, but the optimizer's state."""
+    kept = _Kept.of(model, config, placement, bf16)
+    step = estimate(model, config, placement, size, bf16)
+    return replace(
+        step,
+        gradients=step.gradients if placement.zero else 0.0,  # DeepSpeed has buffers for them
+        activations=_forward_alone(model, placement, size, kept),
+        logits=_scores(model, placement, size, kept),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Kept:
     """In which form parameters lie on a device: `narrow` ones in 2 bytes, `halved` ones in 2 and 2 more beside them."""
@@ -216,14 +233,31 @@ def _numel(parameters: Iterable[torch.Tensor]) -> int:
 
 def _logits(model: ParsitForConditionalGeneration, placement: Placement, size: BatchSize, kept: _Kept) -> float:
     weight = model.get_output_embeddings().weight
-    entries = weight.shape[0] / placement.tp
-    scores = min(size.labels, max(CHUNK_BYTES // (4 * entries), 1)) * entries * (6 if kept.bf16 else 4)
     of_weight = 0.0
     if weight.requires_grad:
         of_weight += 4 + (2 if kept.bf16 else 4)
     if kept.bf16 and not kept.in_bf16(weight):
         of_weight += 2
-    return scores + of_weight * weight.numel() / placement.tp
+    return _scores(model, placement, size, kept) + of_weight * weight.numel() / placement.tp
+
+
+def _scores(model: ParsitForConditionalGeneration, placement: Placement, size: BatchSize, kept: _Kept) -> float:
+    """One chunk's scores."""
+    entries = model.get_output_embeddings().weight.shape[0] / placement.tp
+    return min(size.labels, max(CHUNK_BYTES // (4 * entries), 1)) * entries * (6 if kept.bf16 else 4)
+
+
+def _forward_alone(model: ParsitForConditionalGeneration, placement: Placement, size: BatchSize, kept: _Kept) -> float:
+    """The most that a forward pass holds at once where no backward pass follows."""
+    text, vision = model.config.text_config, model.config.vision_config
+    number = 2 if kept.bf16 else 4
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    heads = 2 * (text.num_attention_heads + text.num_key_value_heads) * head_dim
+    widest = max(3 * text.intermediate_size, heads) / placement.tp
+    decoder = size.positions * (3 * 4 * text.hidden_size + number * widest)
+    patches = size.tiles * (vision.image_size // vision.patch_size) ** 2
+    tower = patches * (3 * 4 * vision.hidden_size + number * max(2 * vision.intermediate_size, 4 * vision.hidden_size))
+    return 5.0 * 3 * vision.image_size**2 * size.tiles + max(decoder, tower)
 
 
 def _activations(

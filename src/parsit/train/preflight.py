@@ -7,7 +7,7 @@ changes weights, files or random numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from parsit.config import TrainConfig
 from parsit.data.dataset import DataSet
 from parsit.model import ParsitForConditionalGeneration
 from parsit.processing.processor import Features, ParsitProcessor
+from parsit.train.batches import validation_batches
 from parsit.train.checks import (
     Check,
     check_device,
@@ -28,7 +29,7 @@ from parsit.train.checks import (
     check_vocabulary,
     groups_of_run,
 )
-from parsit.train.memory import GB, BatchSize, Placement, estimate
+from parsit.train.memory import GB, BatchSize, MemoryEstimate, Placement, estimate, estimate_validation
 from parsit.train.prepare import Prepared
 from parsit.train.strategies.base import wants_bf16
 from parsit.train.world import World
@@ -67,6 +68,8 @@ def preflight(prepared: Prepared, world: World | None = None, max_memory_gb: flo
     if parts.ok:
         size = largest_batch(training, config, looked_at)
         checks.append(check_memory(model, config, placement, size, world.device, max_memory_gb))
+        if prepared.validation is not None:
+            checks.append(check_validation(prepared, prepared.validation, placement, world.device, max_memory_gb))
     return checks
 
 
@@ -142,7 +145,7 @@ def largest_batch(training: DataSet, config: TrainConfig, looked_at: Sequence[tu
     """
     size = config.per_device_train_batch_size
     tokens, tiles = training.num_tokens, training.num_tiles
-    share = max(features.num_supervised / len(features.input_ids) for _, features in looked_at)
+    share = _share_of_labels(looked_at)
     if config.packing:
         positions = min(size * config.model_max_length, int(tokens.sum()))
         # No row has more tiles for each token than the sample that has most of them.
@@ -152,6 +155,10 @@ def largest_batch(training: DataSet, config: TrainConfig, looked_at: Sequence[tu
         positions = int(tokens.max()) * min(size, len(tokens))
         most = int(np.sort(tiles)[-size:].sum())
     return BatchSize(positions, most, math.ceil(share * positions))
+
+
+def _share_of_labels(looked_at: Sequence[tuple[Sample, Features]]) -> float:
+    return max(features.num_supervised / len(features.input_ids) for _, features in looked_at)
 
 
 def check_memory(
@@ -168,19 +175,54 @@ def check_memory(
     More than a limit that was given is a failure.
     """
     estimated = estimate(model, config, placement, size, wants_bf16(config.bf16, device))
-    detail = f"{placement}: {estimated}"
+    return _against_limit(
+        "memory", f"{placement}: {estimated}", estimated, device, max_memory_gb, _savings(config, placement)
+    )
+
+
+def check_validation(
+    prepared: Prepared, validation: DataSet, placement: Placement, device: torch.device, max_memory_gb: float | None
+) -> Check:
+    """Validation samples can be read, and the largest batch of them fits beside what the run holds.
+
+    The arguments are those of `check_memory`.
+    """
+    config, model = prepared.config, prepared.model
+    try:
+        looked_at = look_at(validation, prepared.processor, config.seed)
+    except InputError as error:
+        return Check("validation", False, str(error), "`parsit data validate` lists all such samples")
+    batches = validation_batches(config, validation, model)
+    positions = int(batches.positions.max())
+    size = BatchSize(positions, int(batches.tiles.max()), math.ceil(_share_of_labels(looked_at) * positions))
+    estimated = estimate_validation(model, config, placement, size, wants_bf16(config.bf16, device))
+    count = sum(len(batch) for batch in batches.batches)
+    detail = f"{count:,} samples in {len(batches):,} batches of at most {positions:,} positions: {estimated}"
+    smaller = "a smaller --per_device_train_batch_size or --model_max_length, which bound it"
+    savings = [smaller] if config.packing else ["a smaller --per_device_eval_batch_size", smaller]
+    return _against_limit("validation", detail, estimated, device, max_memory_gb, savings)
+
+
+def _against_limit(
+    name: str,
+    detail: str,
+    estimated: MemoryEstimate,
+    device: torch.device,
+    max_memory_gb: float | None,
+    savings: Iterable[str],
+) -> Check:
     if device.type == "cuda":
         limit = torch.cuda.get_device_properties(device).total_memory - _OVERHEAD_BYTES
         limit = min(limit, max_memory_gb * GB) if max_memory_gb else limit
     elif max_memory_gb is None:
-        return Check("memory", True, f"{detail}, no limit given")
+        return Check(name, True, f"{detail}, no limit given")
     else:
         limit = max_memory_gb * GB
     if estimated.total <= limit:
-        return Check("memory", True, f"{detail} of {limit / GB:.1f} GB")
+        return Check(name, True, f"{detail} of {limit / GB:.1f} GB")
     warns = max_memory_gb is None
     detail += f", more than {limit / GB:.1f} GB"
-    return Check("memory", warns, detail, "; ".join(_savings(config, placement)), warns)
+    return Check(name, warns, detail, "; ".join(savings), warns)
 
 
 def _savings(config: TrainConfig, placement: Placement) -> Iterator[str]:

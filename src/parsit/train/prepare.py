@@ -182,7 +182,7 @@ def _data_set(
     say: Callable[[str], None],
 ) -> DataSet:
     """What is trained or validated on. The first process makes the index; the others then open it."""
-    tiles = config.max_tiles_per_pack if config.packing and what == "training" else 0
+    tiles = config.max_tiles_per_pack if config.packing else 0
     limits = DataLimits(config.model_max_length, config.over_long, tiles, config.max_bad_fraction)
     aside = Path(config.output_dir) / "set_aside.jsonl" if what == "training" and config.output_dir else None
     mine: list[DataSet] = []
