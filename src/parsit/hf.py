@@ -8,12 +8,15 @@ a Parsit folder (`load_model`), and the same without weights on the meta device 
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -44,6 +47,17 @@ AutoConfig.register("parsit", ParsitConfig, exist_ok=True)
 AutoModelForImageTextToText.register(ParsitConfig, ParsitForConditionalGeneration, exist_ok=True)
 AutoProcessor.register(ParsitConfig, ParsitProcessor, exist_ok=True)
 AutoImageProcessor.register(ParsitConfig, slow_image_processor_class=ParsitImageProcessor, exist_ok=True)
+
+
+class PartError(InputError):
+    """A pretrained part cannot be had; `part` is the kind: tokenizer, language model or vision tower.
+
+    `needs_hub`: it is on no Hub that answers from here, so that a folder would have to be named.
+    """
+
+    def __init__(self, message: str, part: str, needs_hub: bool = False) -> None:
+        super().__init__(message)
+        self.part, self.needs_hub = part, needs_hub
 
 
 def config_of(architecture: Architecture, image_token_id: int | None = None) -> ParsitConfig:
@@ -97,19 +111,50 @@ def _own_tokenizer(architecture: Architecture) -> PreTrainedTokenizerFast:
 
 
 def _fetch(auto_class: Any, name: str, what: str) -> Any:
-    """A pretrained part from the Hub or a folder.
+    """A pretrained part from a folder, the Hub, or where that does not answer its cache.
 
     Raises:
-        InputError: it cannot be had, in one line; transformers' own message has several.
+        PartError: it cannot be had, in one line; transformers' own message has several.
     """
+    _require_no_mistyped_folder(name, what)
+    alone = not Path(name).is_dir() and not _hub_answers(name)
     try:
-        return auto_class.from_pretrained(name)
+        return auto_class.from_pretrained(name, local_files_only=alone)
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"cannot get the {what} of {name}: {reason} (without a Hub, name a folder with --model_name_or_path "
-            "and --vision_tower)"
-        ) from error
+        if alone:
+            reason = f"the Hub ({constants.ENDPOINT}) does not answer, and its cache has not got it"
+        raise PartError(f"cannot get the {what} of {name}: {reason}", what, needs_hub=alone) from error
+
+
+def _hub_answers(name: str) -> bool:
+    """Whether the Hub says anything about `name`, asked once; transformers would ask for a minute and tell each try."""
+    try:
+        HfApi().model_info(name, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except (HfHubHTTPError, HFValidationError):
+        return True  # an answer, which transformers puts into words
+    except Exception:  # of whichever HTTP library this version of huggingface_hub uses; or it was told to stay offline
+        return False
+    return True
+
+
+def _require_no_mistyped_folder(name: str, what: str) -> None:
+    """Refuse what can only be a folder and is none that holds a model; `ORG/NAME` may be on the Hub.
+
+    Raises:
+        PartError: the folder is not there, with the nearest name that is, or holds no model.
+    """
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise PartError(f"{name}: no {what} there: a folder with config.json is needed", what)
+        return
+    parent_is_here = "/" in name and path.parent.is_dir()
+    if name.startswith((".", "/", "~")) or (name.count("/") != 1 and "/" in name) or parent_is_here:
+        known = [str(one) for one in path.parent.iterdir()] if parent_is_here else []
+        near = difflib.get_close_matches(str(path), known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise PartError(f"{name}: no such folder{hint}", what)
 
 
 def shipped_tokenizer(name: str) -> PreTrainedTokenizerFast:

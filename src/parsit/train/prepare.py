@@ -128,7 +128,7 @@ def prepare(
     start = checkpoint or _parsit_folder(config.model_name_or_path)
     if not start:
         _require_sound(architecture)
-    processor = agreed(world, "model", lambda: hf.load_processor(start) if start else hf.new_processor(architecture))
+    processor = agreed(world, "model", lambda: hf.load_processor(start) if start else _new_processor(architecture))
     training = _data_set(config.data or [], config, processor, "training", world, bars, say)
     validation = None
     if config.eval_data:
@@ -314,13 +314,30 @@ def _starting_model(
     return replace(started, drawn=started.drawn - names)
 
 
+def _new_processor(architecture: Architecture) -> ParsitProcessor:
+    with _naming_flags():
+        return hf.new_processor(architecture)
+
+
+@contextmanager
+def _naming_flags() -> Iterator[None]:
+    """Say which flag names the part that cannot be had: not every verb that needs parts has these flags."""
+    try:
+        yield
+    except hf.PartError as error:
+        flag = "--vision_tower" if error.part == "vision tower" else "--model_name_or_path"
+        advice = f"; name a folder that holds it with {flag}" if error.needs_hub else f" ({flag})"
+        raise InputError(f"{error}{advice}") from error
+
+
 def _new_model(config: TrainConfig, architecture: Architecture, processor: ParsitProcessor) -> _Started:
     """A model that is in no folder yet: from the architecture's pretrained parts, or all at random."""
     tower = language_model = None
     if not config.from_scratch:
         tower = config.vision_tower or architecture.vision_tower
         language_model = config.model_name_or_path or architecture.model_name_or_path
-    model = hf.model_from_parts(architecture, processor, config.seed, tower, language_model)
+    with _naming_flags():
+        model = hf.model_from_parts(architecture, processor, config.seed, tower, language_model)
     named = {"vision_tower": tower, "language_model": language_model}
     return _Started(model, frozenset(name for name, _ in model.parts() if not named.get(name)))
 
