@@ -62,7 +62,7 @@ def test_a_data_file_that_is_not_there_is_said_to_be_missing(data):
     done = run("data", "stats", "nosuch.jsonl", cwd=data.parent)
     (line,) = done.stderr.decode().splitlines()
     assert done.returncode == 1
-    assert line == "parsit: nosuch.jsonl: the data file does not exist: check the path [file-missing]"
+    assert line == "parsit: nosuch.jsonl: no such data file: check the path [file-missing]"
 
 
 @pytest.mark.parametrize("setting", ["HOME", "XDG_CACHE_HOME", "PARSIT_CACHE"])
