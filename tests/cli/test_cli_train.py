@@ -50,6 +50,8 @@ def test_a_run_leaves_what_it_promised(folder):
     assert (run / best["checkpoint"] / "model.safetensors").is_file()
     assert "learning_rate" in (run / "checkpoint-8" / "train_config.yaml").read_text()
     assert not list(run.glob(".*partial"))
+    modes = {path.stat().st_mode & 0o777 for path in (run / "checkpoint-8").rglob("*") if path.is_file()}
+    assert len(modes) == 1, "weights are as readable as what lies beside them"
 
 
 def test_a_killed_run_goes_on_and_equals_the_uninterrupted_one_to_the_bit(folder):

@@ -172,3 +172,22 @@ def test_a_folder_that_is_replaced_is_never_missing_where_the_system_can(tmp_pat
     put_folder(new, old, replaces=True)
     assert seen == [["draft"]]
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o027])
+def test_files_of_a_folder_can_be_read_as_the_umask_has_it(tmp_path, umask):
+    """safetensors writes 0600; a script keeps its execute bit."""
+    before = os.umask(umask)
+    try:
+        with whole_folder(tmp_path / "model") as draft:
+            (draft / "inner").mkdir()
+            for name in ("model.safetensors", "inner/private"):
+                (draft / name).touch()
+                (draft / name).chmod(0o600)
+            (draft / "run.sh").touch()
+            (draft / "run.sh").chmod(0o700)
+    finally:
+        os.umask(before)
+    modes = {p.name: p.stat().st_mode & 0o777 for p in (tmp_path / "model").rglob("*") if p.is_file()}
+    wanted = 0o666 & ~umask
+    assert modes == {"model.safetensors": wanted, "private": wanted, "run.sh": 0o700 | wanted}

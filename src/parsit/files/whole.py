@@ -153,8 +153,17 @@ def _exchanged(one: Path, other: Path) -> bool:
 
 
 def sync_tree(folder: Path) -> None:
-    """Force every file and folder below `folder`, and itself, onto the disk. Raises `OSError`."""
+    """Force every file and folder below `folder`, and itself, onto the disk; files are readable as the umask has it.
+
+    safetensors writes its files for the own account alone (0600), beside others that everybody may read.
+
+    Raises:
+        OSError: a file cannot be read or changed.
+    """
+    mode = 0o666 & ~_umask()
     for path in [*folder.rglob("*"), folder]:
+        if path.is_file() and path.stat().st_mode & mode != mode:
+            path.chmod(path.stat().st_mode | mode)
         sync(path)
 
 

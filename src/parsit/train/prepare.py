@@ -29,6 +29,7 @@ from parsit.config import (
 )
 from parsit.data.dataset import DataLimits, DataSet, open_data
 from parsit.data.sources import read_sources
+from parsit.files import whole_folder
 from parsit.files.run_folder import find_model, is_parsit_model, is_run
 from parsit.model import ParsitForConditionalGeneration
 from parsit.model.adapter_files import BaseModel, base_of, is_adapter_folder, load_with_adapters
@@ -357,10 +358,13 @@ def _write_base(
     folder = start
     if folder is None or config.pretrain_mm_mlp_adapter:
         folder = Path(str(config.output_dir)) / "base"
-        if world.is_first:
-            model.save_pretrained(folder)
-            processor.save_pretrained(folder)
-        world.barrier()
+
+        def write() -> None:
+            with whole_folder(folder, replaces=True) as draft:
+                model.save_pretrained(draft)
+                processor.save_pretrained(draft)
+
+        world.on_first(write)
     return world.on_first(lambda: BaseModel.of(folder))
 
 
