@@ -146,8 +146,9 @@ def _require_no_mistyped_folder(name: str, what: str) -> None:
     """
     path = Path(name)
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise PartError(f"{name}: no {what} there: a folder with config.json is needed", what)
+        needed = ("tokenizer_config.json", "config.json") if what == "tokenizer" else ("config.json",)
+        if not any((path / file).is_file() for file in needed):
+            raise PartError(f"{name}: no {what} there: a folder with {needed[0]} is needed", what)
         return
     parent_is_here = "/" in name and path.parent.is_dir()
     if name.startswith((".", "/", "~")) or (name.count("/") != 1 and "/" in name) or parent_is_here:

@@ -136,7 +136,19 @@ def test_the_step_is_that_of_one_process_however_it_is_placed(folder, alone, fla
     codes, out, err = run_check(folder, *flags, processes=processes)
     assert codes == [0] * max(processes, 1), err
     lines = out.splitlines()
-    names = ["data", "versions", "device", "tokens", "vocabulary", "parts", "groups", "disk", "samples", "memory"]
+    names = [
+        "data",
+        "versions",
+        "device",
+        "tokens",
+        "vocabulary",
+        "parts",
+        "origin",
+        "groups",
+        "disk",
+        "samples",
+        "memory",
+    ]
     assert [line.split()[1] for line in lines[:-1]] == [*names, "step"], "the first process alone speaks"
     size, loss, norm = numbers(step_line(out))
     assert (size, loss) == numbers(alone)[:2]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
-from parsit.parse.pages import Limits, PageError, PageFile, text_layer
+from parsit.parse.pages import PageError, PageFile, ReadingLimits, text_layer
 from parsit.parse.selection import parse_selection
 from parsit.types import InputError
 from pdf_support import ENDLESS
@@ -155,13 +155,13 @@ def test_twenty_thousand_pages_are_read_only_on_request(pages_pdf):
 
 def test_a_file_over_the_limit_is_refused(report):
     size = report.stat().st_size
-    assert f"{size:,} bytes" in message(report, limits=Limits(max_file_bytes=size - 1))
+    assert f"{size:,} bytes" in message(report, limits=ReadingLimits(max_file_bytes=size - 1))
 
 
 def test_a_huge_page_is_scaled_down_and_flagged(pages_pdf):
     limit = 4_000_000
     pdf = pages_pdf([(14_400, 14_400, b"3600 3600 7200 7200 re f"), (72, 720_000, BAR), (72, 72, BAR)])
-    with PageFile(pdf, limits=Limits(max_page_pixels=limit)) as file:
+    with PageFile(pdf, limits=ReadingLimits(max_page_pixels=limit)) as file:
         square, strip, small = (file.page(number) for number in (1, 2, 3))
     assert square.flags == ("reduced",)
     assert "reduced" in strip.flags
@@ -174,7 +174,7 @@ def test_a_huge_page_is_scaled_down_and_flagged(pages_pdf):
 
 def test_a_huge_image_is_scaled_down_and_flagged(tmp_path):
     Image.new("L", (3000, 1000), 200).save(tmp_path / "wide.png")
-    with PageFile(tmp_path / "wide.png", limits=Limits(max_page_pixels=30_000)) as file:
+    with PageFile(tmp_path / "wide.png", limits=ReadingLimits(max_page_pixels=30_000)) as file:
         page = file.page(1)
     assert (page.image.size, page.flags) == ((300, 100), ("blank", "reduced"))
 
@@ -202,7 +202,7 @@ def test_a_cut_off_tiff_fails_at_the_page_that_is_cut(tmp_path):
 @pytest.mark.slow
 def test_a_page_that_takes_too_long_costs_only_itself(pages_pdf):
     pdf = pages_pdf([(72, 72, BAR), (999, 999, ENDLESS), (144, 72, BAR)])
-    with PageFile(pdf, limits=Limits(timeout_s=5)) as file:
+    with PageFile(pdf, limits=ReadingLimits(timeout_s=5)) as file:
         assert file.page(1).image.size == (150, 150)
         with pytest.raises(PageError, match="page 2: the PDF renderer took longer than 5 s"):
             file.page(2)
@@ -229,7 +229,7 @@ def test_a_worker_that_is_killed_is_replaced(pages_pdf):
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's address space")
 def test_a_page_that_needs_too_much_memory_costs_only_itself(pages_pdf):
     pdf = pages_pdf([(72, 72, BAR), (14_400, 14_400, BAR), (144, 72, BAR)])
-    limits = Limits(max_page_pixels=900_000_000, max_memory_bytes=500 << 20)
+    limits = ReadingLimits(max_page_pixels=900_000_000, max_memory_bytes=500 << 20)
     with PageFile(pdf, limits=limits) as file:
         assert file.page(1).image.size == (150, 150)
         with pytest.raises(PageError, match=r"page 2: (not enough memory|the PDF renderer crashed)"):

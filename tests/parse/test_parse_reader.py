@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 from PIL import Image
 
-from parsit.parse.pages import Limits, PageError
+from parsit.parse.pages import PageError, ReadingLimits
 from parsit.parse.reader import Engine, Reader
 from parsit.types import FileSlice, Generation, InputError, Page, ParsitError, Turn, UsageError
 from pdf_support import ENDLESS
@@ -121,7 +121,7 @@ def test_a_page_without_lines_is_flagged(tmp_path):
 @pytest.mark.slow
 def test_a_page_that_cannot_be_drawn_is_kept_on_request(pages_pdf):
     path = pages_pdf([(72, 72, BAR), (999, 999, ENDLESS), (144, 72, BAR)])
-    reader = Reader(Describing(), limits=Limits(timeout_s=5))
+    reader = Reader(Describing(), limits=ReadingLimits(timeout_s=5))
     document = reader.parse(path, dpi=72, on_error="keep")
     assert [page.text for page in document.pages] == ["72", "", "144"]
     assert document.pages[1].flags == ("failed",)

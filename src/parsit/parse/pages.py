@@ -2,7 +2,7 @@
 
 What a file is, its first bytes say, not its suffix. A file that cannot be read at all is refused
 when it is opened; a page that cannot is an error of that page, and the caller may go on with the
-next one. Limits are named in one place, `Limits`. PDFs are drawn in a process of their own (see
+next one. Limits are named in one place, `ReadingLimits`. PDFs are drawn in a process of their own (see
 `parsit.parse.pdf`); images are decoded in this one, behind the size check of
 `parsit.processing.images`.
 """
@@ -41,7 +41,7 @@ PDF_HEADER_WITHIN_BYTES = 1024  # PDF Reference 1.7, Appendix H, note 13: where 
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ReadingLimits:
     """How much of this machine one file may take.
 
     `max_pages` holds when no pages are chosen: a longer file is read only on request. A page of
@@ -70,7 +70,7 @@ class PageImage:
     """A page as an upright RGB image.
 
     `flags` may hold `blank` (nothing on it to read), `reduced` (drawn with fewer pixels than
-    asked for, to stay within `Limits.max_page_pixels`) and `text_not_drawn` (letters are missing in the picture,
+    asked for, to stay within `ReadingLimits.max_page_pixels`) and `text_not_drawn` (letters are missing in the picture,
     because their font is neither in the PDF nor on this machine).
     """
 
@@ -92,10 +92,10 @@ class PageFile:
             damaged.
     """
 
-    def __init__(self, path: Path, *, dpi: float = DEFAULT_DPI, limits: Limits | None = None) -> None:
+    def __init__(self, path: Path, *, dpi: float = DEFAULT_DPI, limits: ReadingLimits | None = None) -> None:
         self.path = path
         self.dpi = dpi
-        self.limits = limits or Limits()
+        self.limits = limits or ReadingLimits()
         size = check_file(path)
         if size > self.limits.max_file_bytes:
             raise InputError(f"{path} has {size:,} bytes; the limit is {self.limits.max_file_bytes:,}")
@@ -127,7 +127,7 @@ class PageFile:
 
         Raises:
             InputError: A selected page does not exist, or nothing is selected and there are more
-                pages than `Limits.max_pages`.
+                pages than `ReadingLimits.max_pages`.
         """
         if selection is not None:
             return selection.pages(self.page_count, str(self.path))

@@ -18,7 +18,7 @@ from typing import Literal, Protocol
 from PIL import Image
 
 from parsit.parse.lines import line_pieces
-from parsit.parse.pages import DEFAULT_DPI, Limits, PageError, PageFile, PageImage
+from parsit.parse.pages import DEFAULT_DPI, PageError, PageFile, PageImage, ReadingLimits
 from parsit.parse.selection import Selection, parse_selection
 from parsit.processing.images import Source, load_image
 from parsit.types import Document, FileSlice, Generation, ImageRef, Page, ParsitError, Turn, UsageError
@@ -102,10 +102,10 @@ class Reader:
     """
 
     def __init__(
-        self, engine: Engine, *, limits: Limits | None = None, max_line_aspect: float = MAX_LINE_ASPECT
+        self, engine: Engine, *, limits: ReadingLimits | None = None, max_line_aspect: float = MAX_LINE_ASPECT
     ) -> None:
         self.engine = engine
-        self.limits = limits or Limits()
+        self.limits = limits or ReadingLimits()
         self.max_line_aspect = max_line_aspect
 
     def parse(

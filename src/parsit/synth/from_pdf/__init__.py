@@ -5,7 +5,7 @@ shows?), `words` and `order` (pieces of lines in reading order), `text` (paragra
 """
 
 from parsit.synth.from_pdf.document import PdfResult
-from parsit.synth.from_pdf.run import Counts, make_from_pdfs, pdfs_in
+from parsit.synth.from_pdf.run import PdfCounts, make_from_pdfs, pdfs_in
 from parsit.synth.from_pdf.settings import FromPdfSettings
 
-__all__ = ["Counts", "FromPdfSettings", "PdfResult", "make_from_pdfs", "pdfs_in"]
+__all__ = ["FromPdfSettings", "PdfCounts", "PdfResult", "make_from_pdfs", "pdfs_in"]

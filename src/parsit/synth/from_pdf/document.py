@@ -13,7 +13,7 @@ from PIL import Image
 
 from parsit.data.faults import DataFault, Finding
 from parsit.data.importers.layout import words_in
-from parsit.parse.pages import Limits
+from parsit.parse.pages import ReadingLimits
 from parsit.parse.pdf import WorkerError
 from parsit.synth.from_pdf.accents import join_accents
 from parsit.synth.from_pdf.gate import (
@@ -44,7 +44,7 @@ MAX_FAILED_PAGES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class PdfSource:
     """A PDF: its file, its name in the data set, a hash of its bytes, and its split."""
 
     path: Path
@@ -74,10 +74,10 @@ class _Read:
     prompt: str
 
 
-def read_pdf(settings: FromPdfSettings, folder: Path, source: Source) -> PdfResult:
+def read_pdf(settings: FromPdfSettings, folder: Path, source: PdfSource) -> PdfResult:
     """Read one PDF: write its images below `folder`, return its records. Depends on nothing but the arguments."""
     result = PdfResult(source.split)
-    limits = Limits(timeout_s=settings.timeout_s)
+    limits = ReadingLimits(timeout_s=settings.timeout_s)
     try:
         with LayoutPdf(source.path, timeout_s=settings.timeout_s, max_memory_bytes=limits.max_memory_bytes) as pdf:
             pages = list(_pages(settings, folder, source, pdf, limits, result))
@@ -101,7 +101,7 @@ def chosen_pages(settings: FromPdfSettings, digest: str, count: int) -> list[int
 
 
 def _pages(
-    settings: FromPdfSettings, folder: Path, source: Source, pdf: LayoutPdf, limits: Limits, result: PdfResult
+    settings: FromPdfSettings, folder: Path, source: PdfSource, pdf: LayoutPdf, limits: ReadingLimits, result: PdfResult
 ) -> Iterator[_Read]:
     """The pages that are taken; the others become findings."""
     failed = 0
@@ -124,7 +124,7 @@ def _pages(
 
 
 def _page(
-    settings: FromPdfSettings, folder: Path, source: Source, pdf: LayoutPdf, limits: Limits, number: int
+    settings: FromPdfSettings, folder: Path, source: PdfSource, pdf: LayoutPdf, limits: ReadingLimits, number: int
 ) -> tuple[_Read, float]:
     """One page with its quality. Raises `DataFault` with the reason for refusing it, `WorkerError` if it fails."""
     rng = Random(f"{settings.seed}/{source.digest}/{number}")
@@ -150,7 +150,7 @@ def _page(
 
 
 def _look(
-    layout: PageLayout, quarters: int, judged: Judged, pdf: LayoutPdf, limits: Limits, number: int
+    layout: PageLayout, quarters: int, judged: Judged, pdf: LayoutPdf, limits: ReadingLimits, number: int
 ) -> tuple[float, Flags]:
     """The quality of what is seen on the page, and which characters are. Raises as `_page`."""
     chosen = judged.upright | judged.turned

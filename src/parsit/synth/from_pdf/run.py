@@ -18,7 +18,7 @@ from pathlib import Path
 
 from parsit.data.faults import Finding
 from parsit.files import refuse_inputs, whole_folder
-from parsit.synth.from_pdf.document import PdfResult, Source, read_pdf
+from parsit.synth.from_pdf.document import PdfResult, PdfSource, read_pdf
 from parsit.synth.from_pdf.settings import FromPdfSettings
 from parsit.synth.run import SUMMARY_FILE, check_target
 from parsit.synth.split import SPLITS
@@ -29,7 +29,7 @@ VERSIONED = ("parsit", "pypdfium2", "pillow", "numpy")
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class PdfCounts:
     """What a run made and refused. `mean_quality` is that of the pages that were taken."""
 
     pdfs: int
@@ -51,7 +51,7 @@ def pdfs_in(folder: Path) -> list[Path]:
     return found
 
 
-def make_from_pdfs(settings: FromPdfSettings, on_pdf: Callable[[PdfResult], None] = lambda _: None) -> Counts:
+def make_from_pdfs(settings: FromPdfSettings, on_pdf: Callable[[PdfResult], None] = lambda _: None) -> PdfCounts:
     """Make a data set in `settings.out`; `on_pdf` hears of each PDF, in order.
 
     Raises:
@@ -71,7 +71,9 @@ def make_from_pdfs(settings: FromPdfSettings, on_pdf: Callable[[PdfResult], None
     return counts
 
 
-def _write(settings: FromPdfSettings, folder: Path, paths: list[Path], on_pdf: Callable[[PdfResult], None]) -> Counts:
+def _write(
+    settings: FromPdfSettings, folder: Path, paths: list[Path], on_pdf: Callable[[PdfResult], None]
+) -> PdfCounts:
     pages, findings, quality = Counter[str](), Counter[str](), 0.0
     with ExitStack() as stack:
         files = {
@@ -87,13 +89,13 @@ def _write(settings: FromPdfSettings, folder: Path, paths: list[Path], on_pdf: C
             on_pdf(result)
     by_split = {split: pages[split] for split in SPLITS}
     mean = round(quality / max(1, pages.total()), 4)
-    return Counts(len(paths), pages.total(), by_split, dict(sorted(findings.items())), mean)
+    return PdfCounts(len(paths), pages.total(), by_split, dict(sorted(findings.items())), mean)
 
 
 def _results(settings: FromPdfSettings, folder: Path, paths: list[Path]) -> Iterator[PdfResult]:
     """The PDFs' results in order, some PDFs ahead."""
     first: dict[str, str] = {}
-    waiting: deque[Future[tuple[Source, PdfResult]]] = deque()
+    waiting: deque[Future[tuple[PdfSource, PdfResult]]] = deque()
     pool = ThreadPoolExecutor(settings.workers)
     try:
         for path in paths:
@@ -106,12 +108,12 @@ def _results(settings: FromPdfSettings, folder: Path, paths: list[Path]) -> Iter
         pool.shutdown(cancel_futures=True)
 
 
-def _result(settings: FromPdfSettings, folder: Path, path: Path) -> tuple[Source, PdfResult]:
+def _result(settings: FromPdfSettings, folder: Path, path: Path) -> tuple[PdfSource, PdfResult]:
     source = source_of(settings, path)
     return source, read_pdf(settings, folder, source)
 
 
-def _compared(source: Source, result: PdfResult, first: dict[str, str]) -> PdfResult:
+def _compared(source: PdfSource, result: PdfResult, first: dict[str, str]) -> PdfResult:
     """The result, with a note if an earlier PDF has the same bytes."""
     same = first.setdefault(source.digest, source.name)
     if same != source.name:
@@ -119,7 +121,7 @@ def _compared(source: Source, result: PdfResult, first: dict[str, str]) -> PdfRe
     return result
 
 
-def source_of(settings: FromPdfSettings, path: Path) -> Source:
+def source_of(settings: FromPdfSettings, path: Path) -> PdfSource:
     """A PDF with its split, which its bytes and the seed decide: copies of one PDF are in one split."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -127,10 +129,10 @@ def source_of(settings: FromPdfSettings, path: Path) -> Source:
     split = settings.fractions.split_at(int.from_bytes(position, "big") / 2**64)
     # The name of a file need not be text; what is not is written as its escape.
     name = path.relative_to(settings.folder).as_posix().encode("utf-8", "backslashreplace").decode("utf-8")
-    return Source(path, name, digest, split)
+    return PdfSource(path, name, digest, split)
 
 
-def _write_summary(settings: FromPdfSettings, counts: Counts, path: Path) -> None:
+def _write_summary(settings: FromPdfSettings, counts: PdfCounts, path: Path) -> None:
     """`synth.json`: the settings that shape the data, the versions that made it, and what it holds."""
     shaping = asdict(settings)
     for place_or_speed in ("folder", "out", "workers", "overwrite", "timeout_s"):
