@@ -54,7 +54,7 @@ test-compat: setup $(COMPAT)/.ready  ## run model, processing and training tests
 	$(COMPAT)/bin/python scripts/cross_version.py save build/compat/oldest
 	$(BIN)/python scripts/cross_version.py check build/compat/oldest
 
-chain: setup  ## pretrain, finetune, LoRA and export on tiny, two processes under ZeRO-3, each stage scored (5 minutes)
+chain: setup  ## all stages on tiny and the export, two processes under ZeRO-3, each scored (5 minutes, busy 8)
 	$(BIN)/python scripts/chain.py
 
 bench-train: setup  ## the time of a training step on this CPU, against its matrix products alone
