@@ -127,13 +127,18 @@ def _fetch(auto_class: Any, name: str, what: str) -> Any:
         raise PartError(f"cannot get the {what} of {name}: {reason}", what, needs_hub=alone) from error
 
 
+# No connection, no answer in time, or told to stay offline. The second is the base of the errors of whichever HTTP
+# library huggingface_hub is built on (httpx); those of requests, which 0.x is built on, are OSErrors.
+_NO_ANSWER: tuple[type[BaseException], ...] = (OSError, HfHubHTTPError.__bases__[0])
+
+
 def _hub_answers(name: str) -> bool:
     """Whether the Hub says anything about `name`, asked once; transformers would ask for a minute and tell each try."""
     try:
         HfApi().model_info(name, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except (HfHubHTTPError, HFValidationError):
         return True  # an answer, which transformers puts into words
-    except Exception:  # of whichever HTTP library this version of huggingface_hub uses; or it was told to stay offline
+    except _NO_ANSWER:
         return False
     return True
 
