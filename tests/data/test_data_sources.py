@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from parsit.data.sources import Source, Strategy, expand_braces, read_sources, select
+from parsit.data.sources import SamplingStrategy, Source, expand_braces, read_sources, select
 from parsit.types import InputError, UsageError
 
 
@@ -34,7 +34,7 @@ def test_plain_files_and_braces(tmp_path):
     sources = read_sources(["a.json", "d/{a,b}.json"], tmp_path)
     assert [source.name for source in sources] == ["a", "a#2", "b"]
     assert {source.image_folder for source in sources} == {tmp_path}
-    assert read_sources(["a.json"])[0] == Source(Path("a.json"), None, Strategy(), 1.0, "a")
+    assert read_sources(["a.json"])[0] == Source(Path("a.json"), None, SamplingStrategy(), 1.0, "a")
 
 
 def test_mistakes_on_the_command_line():
@@ -70,8 +70,8 @@ datasets:
 """,
     )
     first, second, third, fourth = read_sources([mixture], "/images")
-    assert first == Source(both[0], tmp_path / "mix" / "pictures", Strategy.parse("first:10%"), 1.0, "both")
-    assert second == Source(Path("only_here.json"), Path("scans"), Strategy(), 2.0, "mine")
+    assert first == Source(both[0], tmp_path / "mix" / "pictures", SamplingStrategy.parse("first:10%"), 1.0, "both")
+    assert second == Source(Path("only_here.json"), Path("scans"), SamplingStrategy(), 2.0, "mine")
     assert (third.path, third.image_folder) == (elsewhere, Path("/images"))
     assert fourth.name == "both#2"
 
@@ -173,7 +173,7 @@ def reference(strategy: str, n: int) -> list[int]:
     "strategy", ["first:3", "end:3", "first:10%", "end:10%", "first:1000", "end:1000", "first:100%"]
 )
 def test_first_and_end_are_llavas(n, strategy):
-    source = Source(Path("a"), strategy=Strategy.parse(strategy), name="a")
+    source = Source(Path("a"), strategy=SamplingStrategy.parse(strategy), name="a")
     assert select(source, n, 0).tolist() == reference(strategy, n)
 
 
@@ -182,7 +182,7 @@ def test_first_and_end_are_llavas(n, strategy):
     [("random:10", 100, 10), ("random:10%", 101, 11), ("random:2.5%", 40, 1), ("random:500", 100, 100)],
 )
 def test_random_takes_so_many_without_repeating(strategy, n, count):
-    rows = select(Source(Path("a"), strategy=Strategy.parse(strategy), name="a"), n, 0)
+    rows = select(Source(Path("a"), strategy=SamplingStrategy.parse(strategy), name="a"), n, 0)
     assert rows.dtype == np.int64
     assert len(rows) == len(set(rows.tolist())) == count
     assert set(rows.tolist()) <= set(range(n))
@@ -199,7 +199,7 @@ def test_a_weight_says_how_often_each_sample_comes(weight, times):
 
 
 def test_strategy_comes_before_weight():
-    source = Source(Path("a"), strategy=Strategy.parse("first:4"), weight=1.5, name="a")
+    source = Source(Path("a"), strategy=SamplingStrategy.parse("first:4"), weight=1.5, name="a")
     counts = np.bincount(select(source, 100, 0), minlength=100)
     assert counts[4:].sum() == 0
     assert sorted(counts[:4].tolist()) == [1, 1, 2, 2]
@@ -208,7 +208,7 @@ def test_strategy_comes_before_weight():
 @pytest.mark.parametrize(("strategy", "weight"), [("random:10", 1.0), ("all", 0.5), ("all", 1.5)])
 def test_choices_depend_on_seed_and_name_alone(strategy, weight):
     def rows(seed: int, name: str, path: str = "a") -> list[int]:
-        source = Source(Path(path), strategy=Strategy.parse(strategy), weight=weight, name=name)
+        source = Source(Path(path), strategy=SamplingStrategy.parse(strategy), weight=weight, name=name)
         return select(source, 1000, seed).tolist()
 
     random.seed(3)
@@ -219,9 +219,9 @@ def test_choices_depend_on_seed_and_name_alone(strategy, weight):
 
 
 def test_another_process_chooses_the_same():
-    source = Source(Path("a"), strategy=Strategy.parse("random:10"), weight=0.5, name="a")
+    source = Source(Path("a"), strategy=SamplingStrategy.parse("random:10"), weight=0.5, name="a")
     code = (
-        "from pathlib import Path; from parsit.data.sources import Source, Strategy, select;"
+        "from pathlib import Path; from parsit.data.sources import SamplingStrategy as Strategy, Source, select;"
         "print(select(Source(Path('a'), strategy=Strategy.parse('random:10'), weight=0.5, name='a'), 1000, 0).tolist())"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

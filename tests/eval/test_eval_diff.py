@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parsit.eval.diff import Span, diff_spans, lay_out, visible
+from parsit.eval.diff import Edit, diff_spans, lay_out, visible
 from parsit.scores import char_edits, normalize
 
 texts = st.text(st.sampled_from("abé e\u0301\n\t\u00a0\u2028 \x1c\u0301") | st.characters(), max_size=25)
@@ -9,17 +9,17 @@ texts = st.text(st.sampled_from("abé e\u0301\n\t\u00a0\u2028 \x1c\u0301") | st.
 
 def test_each_kind_of_edit():
     assert diff_spans("kitten", "sitting") == (
-        Span("replace", "k", "s"),
-        Span("equal", "itt", "itt"),
-        Span("replace", "e", "i"),
-        Span("equal", "n", "n"),
-        Span("insert", "", "g"),
+        Edit("replace", "k", "s"),
+        Edit("equal", "itt", "itt"),
+        Edit("replace", "e", "i"),
+        Edit("equal", "n", "n"),
+        Edit("insert", "", "g"),
     )
-    assert diff_spans("ab", "b")[0] == Span("delete", "a", "")
+    assert diff_spans("ab", "b")[0] == Edit("delete", "a", "")
 
 
 def test_whitespace_that_the_score_ignores_is_no_difference_but_lines_stay():
-    assert diff_spans("one\n\n two ", "one   two") == (Span("equal", "one\ntwo", "one two"),)
+    assert diff_spans("one\n\n two ", "one   two") == (Edit("equal", "one\ntwo", "one two"),)
 
 
 @given(texts)

@@ -13,7 +13,7 @@ import pytest
 from parsit.synth.content import KINDS, check_kinds, make_document
 from parsit.synth.sentences import article, plural
 from parsit.synth.split import Fractions, Texts, normalise
-from parsit.synth.tree import Document, ListBlock, Paragraph, flat_blocks, leaves
+from parsit.synth.tree import ListBlock, PageTree, Paragraph, flat_blocks, leaves
 from parsit.synth.truth import questions, to_fields, to_markdown
 from parsit.synth.words import CHARACTERS
 from parsit.types import UsageError
@@ -21,7 +21,7 @@ from parsit.types import UsageError
 FRACTIONS = Fractions(0.1, 0.1)
 
 
-def documents(kind: str, count: int, split: str = "train") -> list[Document]:
+def documents(kind: str, count: int, split: str = "train") -> list[PageTree]:
     return [make_document(kind, Random(f"{kind}/{split}/{n}"), Texts(FRACTIONS, split)) for n in range(count)]
 
 

@@ -20,7 +20,7 @@ from parsit.synth.from_pdf import FromPdfSettings, make_from_pdfs
 from parsit.synth.from_pdf.order import reading_order
 from parsit.synth.from_pdf.run import source_of
 from parsit.synth.from_pdf.text import paragraphs_of
-from parsit.synth.from_pdf.words import Piece, pieces_of
+from parsit.synth.from_pdf.words import TextRun, pieces_of
 from parsit.types import InputError, UsageError
 from pdf_support import ENDLESS, shading_objects
 
@@ -361,11 +361,11 @@ def test_a_folder_that_is_no_data_set_is_not_replaced(tmp_path, pdfs):
     assert (tmp_path / "out/mine.txt").read_text() == "precious"
 
 
-def line(text: str, x0: float, x1: float, base: float, number: int) -> Piece:
-    return Piece(text, x0, x1, base, 12.0, 20.0, number, number)
+def line(text: str, x0: float, x1: float, base: float, number: int) -> TextRun:
+    return TextRun(text, x0, x1, base, 12.0, 20.0, number, number)
 
 
-def order(pieces: list[Piece]) -> str:
+def order(pieces: list[TextRun]) -> str:
     return " ".join(piece.text for block in reading_order(pieces, 1000.0) for row in block.rows for piece in row)
 
 

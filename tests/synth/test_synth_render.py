@@ -16,7 +16,7 @@ from parsit.synth.degrade import cut
 from parsit.synth.fonts import FAMILIES, check_fonts
 from parsit.synth.render import Glyph, align, render, to_pdf
 from parsit.synth.split import Fractions, Texts
-from parsit.synth.tree import Document, Heading, Lines, Paragraph, Style
+from parsit.synth.tree import Heading, Lines, PageTree, Paragraph, Style
 from parsit.synth.words import CHARACTERS
 
 NASTY = (
@@ -25,8 +25,8 @@ NASTY = (
 )
 
 
-def page(*blocks, **style) -> Document:
-    return Document("letter", "en-GB", Style(**style), blocks)
+def page(*blocks, **style) -> PageTree:
+    return PageTree("letter", "en-GB", Style(**style), blocks)
 
 
 def ink(image: Image.Image) -> np.ndarray:

@@ -6,13 +6,13 @@ import json
 
 from parsit.synth.tree import (
     Column,
-    Document,
     Formula,
     Fraction,
     Heading,
     KeyValues,
     Lines,
     ListBlock,
+    PageTree,
     Pair,
     Paragraph,
     Rule,
@@ -26,7 +26,7 @@ from parsit.synth.tree import (
 )
 from parsit.synth.truth import questions, to_fields, to_latex, to_markdown
 
-DOCUMENT = Document(
+DOCUMENT = PageTree(
     kind="invoice",
     language="de",
     style=Style(),
@@ -113,12 +113,12 @@ def test_questions_have_their_answers():
 
 def test_a_question_with_two_answers_is_not_asked():
     twice = KeyValues((Pair("a", "Date", "1.1.2001"), Pair("b", "Date", "2.2.2002"), Pair("c", "Time", "9:00")))
-    assert [item.answer for item in questions(Document("form", "de", Style(), (twice,)))] == ["9:00"]
+    assert [item.answer for item in questions(PageTree("form", "de", Style(), (twice,)))] == ["9:00"]
 
 
 def test_two_tables_keep_both_their_rows():
     table = Table((Column("a", "A"),), (("1",),))
-    fields = json.loads(to_fields(Document("report", "de", Style(), (table, table))))
+    fields = json.loads(to_fields(PageTree("report", "de", Style(), (table, table))))
     assert fields["rows"] == fields["rows_2"] == [{"a": "1"}]
 
 

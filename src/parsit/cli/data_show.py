@@ -18,7 +18,7 @@ from parsit.files import refuse_inputs, refuse_other_content, write_whole
 from parsit.types import InputError, UsageError
 
 if TYPE_CHECKING:
-    from parsit.data.containers import Span
+    from parsit.data.containers import RecordSpan
     from parsit.data.dataset import DataSet
     from parsit.data.records import DataFile
     from parsit.eval.data_show import Shown
@@ -80,7 +80,7 @@ def _chosen(options: Any, processor: ParsitProcessor, limit: int | None) -> Iter
             yield show(sample, processor, limit)
 
 
-def _spans(files: list[DataFile], options: Any) -> Iterator[tuple[DataFile, Span]]:
+def _spans(files: list[DataFile], options: Any) -> Iterator[tuple[DataFile, RecordSpan]]:
     """Where the chosen records lie: the first of all files, or some at random in the files' order."""
     import random
     from itertools import islice

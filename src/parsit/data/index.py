@@ -22,7 +22,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from parsit.data.containers import Span
+from parsit.data.containers import RecordSpan
 from parsit.data.faults import DataFault, Finding, Level
 from parsit.data.parallel import in_order
 from parsit.data.records import Checks, DataFile, id_hash
@@ -104,10 +104,10 @@ class FileIndex:
                 entry = json.loads(line)
                 yield Finding(entry["code"], entry["place"], entry["detail"], entry["id"])
 
-    def span(self, row: int) -> Span:
+    def span(self, row: int) -> RecordSpan:
         """Where the sample of one row lies in the file."""
         columns = self.columns
-        return Span(int(columns["number"][row]), int(columns["offset"][row]), int(columns["size"][row]))
+        return RecordSpan(int(columns["number"][row]), int(columns["offset"][row]), int(columns["size"][row]))
 
 
 def cache_folder() -> Path:
@@ -268,7 +268,7 @@ def _examine(spans: np.ndarray, data: DataFile, processor: ParsitProcessor, work
     """The records at `spans`, chunk by chunk, in their order whatever the number of processes."""
     chunks = [spans[start : start + _CHUNK] for start in range(0, len(spans), _CHUNK)]
     if workers == 1 or len(spans) <= _ALONE_UP_TO:
-        yield from map(_Job(data, processor), chunks)
+        yield from map(_ExamineRows(data, processor), chunks)
         return
     # Each process loads the processor once, from files: sent with each task, it would cost more than the work.
     with tempfile.TemporaryDirectory() as folder:
@@ -278,10 +278,10 @@ def _examine(spans: np.ndarray, data: DataFile, processor: ParsitProcessor, work
 
 
 # A good record: its place, its sample, the (width, height) of each of its images.
-_Good = tuple[Span, Sample, list[tuple[int, int]]]
+_Good = tuple[RecordSpan, Sample, list[tuple[int, int]]]
 
 
-class _Job:
+class _ExamineRows:
     """Examines chunks of one file."""
 
     def __init__(self, data: DataFile, processor: ParsitProcessor) -> None:
@@ -290,7 +290,7 @@ class _Job:
     def __call__(self, rows: np.ndarray) -> _Chunk:
         kept: list[_Good] = []
         findings: list[list[Finding]] = []
-        for span in (Span(*row) for row in rows.tolist()):
+        for span in (RecordSpan(*row) for row in rows.tolist()):
             checked = self.checks(span)
             if checked.findings:
                 findings.append(checked.findings)
@@ -321,8 +321,8 @@ class _Job:
 
 
 @lru_cache(maxsize=1)
-def _loaded_job(data: DataFile, processor_folder: str) -> _Job:
-    return _Job(data, ParsitProcessor.from_pretrained(processor_folder))
+def _loaded_job(data: DataFile, processor_folder: str) -> _ExamineRows:
+    return _ExamineRows(data, ParsitProcessor.from_pretrained(processor_folder))
 
 
 def _work(data: DataFile, processor_folder: str, rows: np.ndarray) -> _Chunk:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from parsit.data.containers import Container, Span, container_of
+from parsit.data.containers import Container, RecordSpan, container_of
 from parsit.data.faults import DataFault, Finding
 from parsit.data.formats import Context, Format, format_named, recognise
 from parsit.data.images import check_image
@@ -92,11 +92,11 @@ class DataFile:
             found = fault if fault.place else fault.at(str(self.path))
         return Walk(np.frombuffer(flat, np.uint64).reshape(-1, 3), found)
 
-    def place(self, span: Span) -> str:
+    def place(self, span: RecordSpan) -> str:
         """What messages call a record, such as `train.jsonl:12`."""
         return self.container.place(self.path, span)
 
-    def read(self, span: Span, place: str = "") -> ReadRecord:
+    def read(self, span: RecordSpan, place: str = "") -> ReadRecord:
         """One record; `place` where it is known already.
 
         Raises:
@@ -110,7 +110,7 @@ class DataFile:
         format, sample, unread = recognise(record, Context(place, self.root), self.format)
         return ReadRecord(sample, format, unread)
 
-    def sample(self, span: Span) -> Sample:
+    def sample(self, span: RecordSpan) -> Sample:
         """One record as a sample. Raises as `read`."""
         return self.read(span).sample
 
@@ -159,7 +159,7 @@ class Checked:
     `num_looked_at`: images that were looked at, good or bad.
     """
 
-    span: Span
+    span: RecordSpan
     place: str
     record: ReadRecord | None = None
     sizes: list[tuple[int, int]] = field(default_factory=list)
@@ -187,7 +187,7 @@ class Checks:
         self.file, self.deep, self.images = file, deep, images
         self._check_file = lru_cache(maxsize=_FILES_REMEMBERED)(check_image)
 
-    def __call__(self, span: Span) -> Checked:
+    def __call__(self, span: RecordSpan) -> Checked:
         """Read a record and look at its images; whatever is wrong is in the findings."""
         checked = Checked(span, self.file.place(span))
         try:

@@ -21,7 +21,7 @@ StrategyKind = Literal["all", "first", "end", "random"]
 
 
 @dataclass(frozen=True, slots=True)
-class Strategy:
+class SamplingStrategy:
     """Which samples of a file take part.
 
     `amount`: how many, or how many per cent where `percent` is set; not looked at for `all`.
@@ -32,7 +32,7 @@ class Strategy:
     percent: bool = False
 
     @classmethod
-    def parse(cls, text: str) -> Strategy:
+    def parse(cls, text: str) -> SamplingStrategy:
         """`all`, `first:1000`, `end:10%`, `random:2.5%`. Raises `ValueError`."""
         kind, colon, amount = text.strip().partition(":")
         if kind == "all" and not colon:
@@ -67,7 +67,7 @@ class Source:
 
     path: Path
     image_folder: Path | None = None
-    strategy: Strategy = Strategy()
+    strategy: SamplingStrategy = SamplingStrategy()
     weight: float = 1.0
     name: str = ""
 

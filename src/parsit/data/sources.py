@@ -28,7 +28,7 @@ import yaml
 
 from parsit.config.architecture import unknown
 from parsit.data.faults import DataFault
-from parsit.data.selection import Source, Strategy, select
+from parsit.data.selection import SamplingStrategy, Source, select
 from parsit.types import InputError, UsageError
 
 MAX_WEIGHT = 1000
@@ -36,7 +36,7 @@ _KEYS = ["json_path", "sampling_strategy", "image_folder", "image_root", "weight
 _YAML_ENDINGS = (".yaml", ".yml")
 _MAX_FILES_IN_BRACES = 10_000
 
-__all__ = ["Source", "Strategy", "expand_braces", "files_read", "read_mixture", "read_sources", "select"]
+__all__ = ["SamplingStrategy", "Source", "expand_braces", "files_read", "read_mixture", "read_sources", "select"]
 
 
 def read_sources(args: Sequence[str | Path], image_folder: str | Path | None = None) -> list[Source]:
@@ -184,7 +184,7 @@ def _source(entry: object, place: str, mixture: Path, image_folder: Path | None)
         if entry.get(key) is not None:
             image_folder = _find(_text(entry, key, place), mixture, place, "image folder")
     try:
-        strategy = Strategy.parse(_text(entry, "sampling_strategy", place, "all"))
+        strategy = SamplingStrategy.parse(_text(entry, "sampling_strategy", place, "all"))
     except ValueError as error:
         raise InputError(f"{place}: 'sampling_strategy' {_kind(entry.get('sampling_strategy'))} {error}") from error
     return Source(path, image_folder, strategy, _weight(entry, place), _text(entry, "name", place, path.stem))

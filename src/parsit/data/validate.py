@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from parsit.data.containers import Span
+from parsit.data.containers import RecordSpan
 from parsit.data.faults import FAULTS, Finding, Level
 from parsit.data.formats import format_named
 from parsit.data.parallel import in_order
@@ -200,7 +200,7 @@ def _check(task: _Task, rules: Rules) -> _Tally:
     checks = Checks(file, rules.deep, rules.check_images)
     tally = _Tally(np.zeros(len(spans), np.uint64))
     for row, numbers in enumerate(spans.tolist()):
-        checked = checks(Span(*numbers))
+        checked = checks(RecordSpan(*numbers))
         if checked.record is not None:
             tally.id_hashes[row] = id_hash(checked.record.sample.id)
             tally.formats[checked.record.format.name] += 1
@@ -228,7 +228,7 @@ def _duplicates(files: Sequence[DataFile], walks: Sequence[Walk], hashes: np.nda
 
     def whose(row: int) -> tuple[str, str]:
         number = int(np.searchsorted(starts, row, side="right")) - 1
-        sample = files[number].sample(Span(*walks[number].spans[row - starts[number]].tolist()))
+        sample = files[number].sample(RecordSpan(*walks[number].spans[row - starts[number]].tolist()))
         return sample.place, sample.id
 
     return duplicate_ids(hashes, whose)

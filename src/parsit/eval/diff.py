@@ -18,7 +18,7 @@ Kind = Literal["equal", "insert", "delete", "replace"]
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class Edit:
     """A stretch of both texts: `insert` is only in the prediction, `delete` only in the reference."""
 
     kind: Kind
@@ -34,12 +34,12 @@ def lay_out(text: str) -> str:
     return "".join(shown).strip()
 
 
-def diff_spans(reference: str, prediction: str) -> tuple[Span, ...]:
+def diff_spans(reference: str, prediction: str) -> tuple[Edit, ...]:
     """The shortest edit script between the normalised texts, as spans that concatenate to `lay_out` of each."""
     left, right = lay_out(reference), lay_out(prediction)
     script = Levenshtein.opcodes(left.replace("\n", " "), right.replace("\n", " "))
     return tuple(
-        Span(cast(Kind, op.tag), left[op.src_start : op.src_end], right[op.dest_start : op.dest_end]) for op in script
+        Edit(cast(Kind, op.tag), left[op.src_start : op.src_end], right[op.dest_start : op.dest_end]) for op in script
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import jinja2
 from markupsafe import Markup
 
-from parsit.eval.diff import Span, diff_spans, visible
+from parsit.eval.diff import Edit, diff_spans, visible
 from parsit.eval.evaluation import Evaluation, Record
 from parsit.eval.pictures import Picture, picture
 from parsit.scores import Interval
@@ -38,7 +38,7 @@ class Case:
     record: Record
     pictures: tuple[Picture, ...]
     more_pictures: int
-    spans: tuple[Span, ...]
+    spans: tuple[Edit, ...]
 
 
 def number(value: float) -> str:

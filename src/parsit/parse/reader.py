@@ -146,7 +146,7 @@ class Reader:
             raise UsageError(f"split={split!r}: pages are split into 'page' or 'lines'")
         done: list[Page] = []
         with PageFile(Path(file), dpi=dpi, limits=self.limits) as opened:
-            job = _Job(
+            job = _Reading(
                 self.engine,
                 opened,
                 prompt=self.engine.read_prompt if prompt is None else prompt,
@@ -212,7 +212,7 @@ class Reader:
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class _Reading:
     """One file being read. `max_line_aspect` is None when whole pages are read."""
 
     engine: Engine

@@ -9,10 +9,10 @@ from random import Random
 from parsit.synth.draw import Draw
 from parsit.synth.kinds import form, invoice, letter, receipt, report, table
 from parsit.synth.split import Texts
-from parsit.synth.tree import Document
+from parsit.synth.tree import PageTree
 from parsit.types import UsageError
 
-KINDS: dict[str, Callable[[Draw], Document]] = {
+KINDS: dict[str, Callable[[Draw], PageTree]] = {
     "letter": letter.make,
     "invoice": invoice.make,
     "report": report.make,
@@ -37,6 +37,6 @@ def check_kinds(kinds: Sequence[str]) -> None:
         raise UsageError("--kinds needs one or more different kinds, separated by commas")
 
 
-def make_document(kind: str, rng: Random, texts: Texts) -> Document:
+def make_document(kind: str, rng: Random, texts: Texts) -> PageTree:
     """One document of a kind, with texts of one split; everything random comes from `rng`."""
     return KINDS[kind](Draw.start(rng, texts))

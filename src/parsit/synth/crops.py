@@ -32,7 +32,7 @@ class Word:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class WordGroup:
     """Words to cut out, and how much white is beside them (pixels, left and right)."""
 
     words: tuple[Word, ...]
@@ -106,7 +106,7 @@ def begins_line(previous: Glyph, glyph: Glyph) -> bool:
     return abs(glyph.y1 - previous.y1) > 0.3 * (previous.y1 - previous.y0)
 
 
-def line_pieces(line: list[Word], texts: Texts, max_chars: int, rng: Random) -> Iterator[Piece]:
+def line_pieces(line: list[Word], texts: Texts, max_chars: int, rng: Random) -> Iterator[WordGroup]:
     """Cut a line into pieces that belong to the split; words that fit none are left out."""
     start = 0
     while start < len(line):
@@ -129,17 +129,17 @@ def line_pieces(line: list[Word], texts: Texts, max_chars: int, rng: Random) -> 
             start += 1
 
 
-def piece_of(line: list[Word], start: int, end: int) -> Piece:
+def piece_of(line: list[Word], start: int, end: int) -> WordGroup:
     """Words `start` to `end` (exclusive) of a line, with the gaps to their neighbours."""
     first, last = line[start].glyphs[0], line[end - 1].glyphs[-1]
     height = first.y1 - first.y0
     left = first.x0 - line[start - 1].glyphs[-1].x1 if start else height / 2
     right = line[end].glyphs[0].x0 - last.x1 if end < len(line) else height / 2
-    return Piece(tuple(line[start:end]), max(left, 0.0), max(right, 0.0))
+    return WordGroup(tuple(line[start:end]), max(left, 0.0), max(right, 0.0))
 
 
 def cut_piece(
-    image: Image.Image, piece: Piece, dpi: int, degrade: Degrade, rng: Random, noise_rng: np.random.Generator
+    image: Image.Image, piece: WordGroup, dpi: int, degrade: Degrade, rng: Random, noise_rng: np.random.Generator
 ) -> Crop:
     """Cut, damage and encode one piece."""
     damage = draw_damage(rng, degrade, dpi)
@@ -149,7 +149,7 @@ def cut_piece(
     return Crop(piece.text, data, damage.suffix, tuple(move(glyph, forward, turned.size) for glyph in glyphs))
 
 
-def crop_box(piece: Piece, skew_deg: float, rng: Random) -> tuple[float, float, float, float]:
+def crop_box(piece: WordGroup, skew_deg: float, rng: Random) -> tuple[float, float, float, float]:
     """The piece's box with some white around it; neighbours on the line stay outside."""
     glyphs = piece.glyphs
     x0, x1 = min(glyph.x0 for glyph in glyphs), max(glyph.x1 for glyph in glyphs)

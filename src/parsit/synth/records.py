@@ -20,7 +20,7 @@ from parsit.synth.degrade import cut, draw_damage, encode, wear
 from parsit.synth.render import Glyph, RenderedPage, render
 from parsit.synth.settings import TASKS, SynthSettings, Task
 from parsit.synth.split import SplitName, Texts
-from parsit.synth.tree import Document
+from parsit.synth.tree import PageTree
 from parsit.synth.truth import questions, to_fields, to_markdown
 
 LINE_PROMPT = "Read the text."
@@ -141,7 +141,7 @@ def page_records(
             yield record(f"{texts.split}-{number:06}-{task}", path, prompt, answer, glyphs)
 
 
-def task_texts(task: Task, document: Document, texts: Texts, rng: Random) -> tuple[str, str]:
+def task_texts(task: Task, document: PageTree, texts: Texts, rng: Random) -> tuple[str, str]:
     """Prompt and answer of one task.
 
     Only questions whose answer belongs to the page's split are asked; the page's reference always does.

@@ -18,7 +18,7 @@ from PIL import Image
 
 from parsit.synth.fonts import font_paths
 from parsit.synth.to_typst import to_typst
-from parsit.synth.tree import Document, leaves
+from parsit.synth.tree import PageTree, leaves
 
 if TYPE_CHECKING:
     from typst import Compiler
@@ -56,7 +56,7 @@ class RenderedPage:
     `document` is what is really on the page: its font may be smaller than the one asked for.
     """
 
-    document: Document
+    document: PageTree
     image: Image.Image
     dpi: int
     leaves: tuple[PlacedLeaf, ...]
@@ -71,14 +71,14 @@ def compiler() -> Compiler:
     return typst.Compiler(font_paths=paths, ignore_system_fonts=True)
 
 
-def to_pdf(document: Document) -> bytes:
+def to_pdf(document: PageTree) -> bytes:
     """The document as PDF; the same document gives the same pages, the bytes are not kept anywhere."""
     pdf = compiler().compile(input=to_typst(document).encode(), format="pdf", pdf_tags=False)
     assert isinstance(pdf, bytes)
     return pdf
 
 
-def open_on_one_page(document: Document) -> tuple[Document, pypdfium2.PdfDocument]:
+def open_on_one_page(document: PageTree) -> tuple[PageTree, pypdfium2.PdfDocument]:
     """Set the document; where it needs more than one page, set it smaller until it does not."""
     for _ in range(MAX_SHRINKS):
         pdf = pypdfium2.PdfDocument(to_pdf(document))
@@ -90,7 +90,7 @@ def open_on_one_page(document: Document) -> tuple[Document, pypdfium2.PdfDocumen
     raise AssertionError(f"a {document.kind} does not fit on one page at {document.style.size_pt:.1f} pt")
 
 
-def render(document: Document, dpi: int) -> RenderedPage:
+def render(document: PageTree, dpi: int) -> RenderedPage:
     """Set a document and draw its page at `dpi`."""
     document, pdf = open_on_one_page(document)
     page = pdf[0]
@@ -128,7 +128,7 @@ def page_glyphs(page: pypdfium2.PdfPage, dpi: int) -> list[Glyph]:
     return glyphs
 
 
-def align(document: Document, glyphs: list[Glyph]) -> list[PlacedLeaf]:
+def align(document: PageTree, glyphs: list[Glyph]) -> list[PlacedLeaf]:
     """Give each leaf its glyphs, and make sure that the page shows the document's text and nothing else."""
     expected = leaves(document)
     printed = "".join(glyph.text for glyph in glyphs)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from parsit.synth.tree import (
     Block,
-    Document,
     Expression,
     Formula,
     Fraction,
@@ -17,6 +16,7 @@ from parsit.synth.tree import (
     KeyValues,
     Lines,
     ListBlock,
+    PageTree,
     Paragraph,
     Rule,
     Script,
@@ -31,7 +31,7 @@ PAPER_MM = {"a4": (210.0, 297.0), "letter": (215.9, 279.4)}
 HEADING_SCALE = {1: 1.6, 2: 1.25, 3: 1.08}
 
 
-def to_typst(document: Document) -> str:
+def to_typst(document: PageTree) -> str:
     """The whole source of one document."""
     head = "\n\n".join(block_typst(block, document.style) for block in document.head)
     body = "\n\n".join(block_typst(block, document.style) for block in document.body)

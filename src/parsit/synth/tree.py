@@ -179,7 +179,7 @@ class Style:
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class PageTree:
     """One page: `head` over the full width, then `body` in the style's columns.
 
     `language` is the house style of names, dates and amounts (`en-US`, `en-GB`, `de`, `fr`, `ch`); the text is English.
@@ -205,7 +205,7 @@ class Leaf:
     opaque: bool = False
 
 
-def leaves(document: Document) -> list[Leaf]:
+def leaves(document: PageTree) -> list[Leaf]:
     """All printed text of the document in reading order, which is also the order in which it is drawn."""
     return [leaf for block in document.blocks for leaf in block_leaves(block)]
 
@@ -235,7 +235,7 @@ def block_leaves(block: Block) -> Iterator[Leaf]:
             yield from block_leaves(right)
 
 
-def flat_blocks(document: Document) -> Iterator[Block]:
+def flat_blocks(document: PageTree) -> Iterator[Block]:
     """All blocks in reading order, with `SideBySide` taken apart."""
     for block in document.blocks:
         if isinstance(block, SideBySide):

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from parsit.synth.tree import (
     Block,
-    Document,
     Expression,
     Formula,
     Fraction,
@@ -21,6 +20,7 @@ from parsit.synth.tree import (
     KeyValues,
     Lines,
     ListBlock,
+    PageTree,
     Paragraph,
     Rule,
     Script,
@@ -42,7 +42,7 @@ class QuestionAnswer:
     answer: str
 
 
-def to_markdown(document: Document) -> str:
+def to_markdown(document: PageTree) -> str:
     """The page in reading order; blocks are separated by one empty line."""
     return "\n\n".join(text for text in map(block_markdown, document.blocks) if text)
 
@@ -92,7 +92,7 @@ def to_latex(expression: Expression) -> str:
             return " ".join(map(to_latex, parts))
 
 
-def to_fields(document: Document) -> str:
+def to_fields(document: PageTree) -> str:
     """The page's fields as JSON, in reading order.
 
     A pair or a single line gives a string; several lines, and headings that share a key, give a list of
@@ -135,7 +135,7 @@ def table_fields(block: Table) -> list[dict[str, str]]:
     return [dict(zip(keys, row, strict=True)) for row in block.rows]
 
 
-def questions(document: Document) -> list[QuestionAnswer]:
+def questions(document: PageTree) -> list[QuestionAnswer]:
     """All questions with exactly one right answer: about labelled values, titles, sentences and cells."""
     found = [item for block in flat_blocks(document) for item in block_questions(block)]
     found += sentence_questions(document)
@@ -158,7 +158,7 @@ def block_questions(block: Block) -> list[QuestionAnswer]:
             return []
 
 
-def sentence_questions(document: Document) -> list[QuestionAnswer]:
+def sentence_questions(document: PageTree) -> list[QuestionAnswer]:
     """What the page's first and last sentence of running text are."""
     sentences = [text for block in flat_blocks(document) if isinstance(block, Paragraph) for text in block.sentences]
     if len(sentences) < 2:

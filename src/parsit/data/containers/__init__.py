@@ -19,7 +19,7 @@ _COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst")
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class RecordSpan:
     """Where one record lies: its number (what `place` shows) and two numbers that only its container understands.
 
     Text files: line number from 1 (JSONL) or index from 0 (JSON), offset and size in bytes. Tar files: index from 0,
@@ -49,7 +49,7 @@ class RecordWithFiles(dict[str, Any]):
 class Container(Protocol):
     """Reads one kind of file. Objects hold no state but caches, and travel between processes."""
 
-    def scan(self, path: Path) -> Iterator[Span]:
+    def scan(self, path: Path) -> Iterator[RecordSpan]:
         """Where the records lie, in order, in bounded memory.
 
         Raises:
@@ -57,7 +57,7 @@ class Container(Protocol):
         """
         ...
 
-    def read(self, path: Path, span: Span) -> Any:
+    def read(self, path: Path, span: RecordSpan) -> Any:
         """One record's value: what JSON decodes to; images may be `bytes` or `FileSlice`.
 
         Raises:
@@ -65,7 +65,7 @@ class Container(Protocol):
         """
         ...
 
-    def place(self, path: Path, span: Span) -> str:
+    def place(self, path: Path, span: RecordSpan) -> str:
         """What messages call a record, such as `train.jsonl:12`."""
         ...
 
@@ -99,7 +99,7 @@ def container_of(path: Path) -> Container:
     raise DataFault("file-type-unknown", f"a data file whose name ends in {path.suffix or 'nothing'!r}", str(path))
 
 
-def records(path: Path) -> Iterator[tuple[Span, str, Any]]:
+def records(path: Path) -> Iterator[tuple[RecordSpan, str, Any]]:
     """(span, place, value) of every record in order; the value is a `DataFault` where it cannot be decoded.
 
     Raises:

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from parsit.data.containers import Span
+from parsit.data.containers import RecordSpan
 from parsit.data.faults import DataFault
 from parsit.types import InputError
 
@@ -51,19 +51,19 @@ def pyarrow_package() -> ModuleType:
 class ArrowContainer:
     """`.parquet`, `.arrow`, and folders of them."""
 
-    def scan(self, path: Path) -> Iterator[Span]:
+    def scan(self, path: Path) -> Iterator[RecordSpan]:
         """Every row, by its group."""
         row = 0
         for group, piece in enumerate(_pieces(path, _state(path))):
             for in_group in range(piece.num_rows):
-                yield Span(row, group, in_group)
+                yield RecordSpan(row, group, in_group)
                 row += 1
 
     def num_rows(self, path: Path) -> int:
         """Number of records. Raises as `scan`."""
         return sum(piece.num_rows for piece in _pieces(path, _state(path)))
 
-    def read(self, path: Path, span: Span) -> Any:
+    def read(self, path: Path, span: RecordSpan) -> Any:
         """One row as Python values; a column that is null is there as None."""
         pieces = _pieces(path, _state(path))
         if span.offset >= len(pieces) or span.size >= pieces[span.offset].num_rows:
@@ -75,7 +75,7 @@ class ArrowContainer:
         except UnicodeDecodeError as error:
             raise DataFault("encoding-broken", f"byte {error.start} of a text is not UTF-8") from error
 
-    def place(self, path: Path, span: Span) -> str:
+    def place(self, path: Path, span: RecordSpan) -> str:
         """`file.parquet[row]`."""
         return f"{path}[{span.number}]"
 

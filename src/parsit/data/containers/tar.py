@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from parsit.data.containers import RecordWithFiles, Span
+from parsit.data.containers import RecordSpan, RecordWithFiles
 from parsit.data.containers.text import COMPRESSED, MAX_RECORD_BYTES, decode, refuse_other_encoding
 from parsit.data.faults import DataFault
 from parsit.types import FileSlice
@@ -36,7 +36,7 @@ _PADDING_LOOKED_AT = 2**20
 class TarContainer:
     """`.tar` shards, uncompressed: a place in a compressed one could not be read alone."""
 
-    def scan(self, path: Path) -> Iterator[Span]:
+    def scan(self, path: Path) -> Iterator[RecordSpan]:
         """Where each record's members lie."""
         number, key, start, end = 0, None, 0, 0
         for member, next_header in _members(path, 0, None):
@@ -44,15 +44,15 @@ class TarContainer:
             if found is None:
                 continue
             if key is not None and found[0] != key:
-                yield Span(number, start, end - start)
+                yield RecordSpan(number, start, end - start)
                 number += 1
             if found[0] != key:
                 key, start = found[0], member.offset
             end = next_header
         if key is not None:
-            yield Span(number, start, end - start)
+            yield RecordSpan(number, start, end - start)
 
-    def read(self, path: Path, span: Span) -> Any:
+    def read(self, path: Path, span: RecordSpan) -> Any:
         """The `.json` member's value, or the conversation that a `.txt` member stands for, with its images' slices."""
         members: dict[str, FileSlice] = {}
         names: dict[str, str] = {}
@@ -80,7 +80,7 @@ class TarContainer:
             value["image" if value.get("messages") is None else "images"] = [names[ending] for ending in images]
         return RecordWithFiles(value, {n: members[e] for e in images for n in _called(names[e], e)}, others)
 
-    def place(self, path: Path, span: Span) -> str:
+    def place(self, path: Path, span: RecordSpan) -> str:
         """`file.tar:key`."""
         try:
             member, _ = next(_members(path, span.offset, span.offset + span.size))

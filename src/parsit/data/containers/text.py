@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-from parsit.data.containers import Span
+from parsit.data.containers import RecordSpan
 from parsit.data.faults import DataFault
 
 MAX_RECORD_BYTES = 256 * 2**20
@@ -102,7 +102,7 @@ def read_bytes(path: Path, offset: int, size: int) -> bytes:
 
 
 class _TextContainer:
-    def read(self, path: Path, span: Span) -> Any:
+    def read(self, path: Path, span: RecordSpan) -> Any:
         """One record's value. Raises `DataFault`."""
         if span.size > MAX_RECORD_BYTES:
             raise DataFault("record-too-large", f"a record of {span.size:,} bytes")
@@ -112,7 +112,7 @@ class _TextContainer:
 class JsonlContainer(_TextContainer):
     """One record a line; empty lines are passed over."""
 
-    def scan(self, path: Path) -> Iterator[Span]:
+    def scan(self, path: Path) -> Iterator[RecordSpan]:
         """Where the lines lie."""
         with _open(path) as file:
             offset = 0
@@ -127,9 +127,9 @@ class JsonlContainer(_TextContainer):
                     offset += len(line)
                     blank = blank and line.isspace()
                 if not blank and offset > start:
-                    yield Span(number, start, offset - start)
+                    yield RecordSpan(number, start, offset - start)
 
-    def place(self, path: Path, span: Span) -> str:
+    def place(self, path: Path, span: RecordSpan) -> str:
         """`file.jsonl:line`."""
         return f"{path}:{span.number}"
 
@@ -137,12 +137,12 @@ class JsonlContainer(_TextContainer):
 class JsonContainer(_TextContainer):
     """A list of records in one JSON value."""
 
-    def scan(self, path: Path) -> Iterator[Span]:
+    def scan(self, path: Path) -> Iterator[RecordSpan]:
         """Where the list's elements lie."""
         with _open(path) as file:
             yield from _Elements(path, file)
 
-    def place(self, path: Path, span: Span) -> str:
+    def place(self, path: Path, span: RecordSpan) -> str:
         """`file.json[index]`."""
         return f"{path}[{span.number}]"
 
@@ -165,7 +165,7 @@ class _Elements:
         self.window_offset = 0
         self.at = len(_BOM) if self.window.startswith(_BOM) else 0
 
-    def __iter__(self) -> Iterator[Span]:
+    def __iter__(self) -> Iterator[RecordSpan]:
         if self._next_byte() != b"[":
             raise self._fault("json-not-a-list", "a JSON file must hold a list of records")
         self.at += 1
@@ -181,7 +181,7 @@ class _Elements:
             if byte in (b"", b"]", b",", b"}"):
                 raise self._broken(number, "it is missing")
             size = self._element_size(number)
-            yield Span(number, self.window_offset + self.at, size)
+            yield RecordSpan(number, self.window_offset + self.at, size)
             self.at += size
             number += 1
         self.at += 1

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
-from parsit.synth.from_pdf.words import Piece
+from parsit.synth.from_pdf.words import TextRun
 
 GUTTER = 0.6  # of the usual line height: the narrowest gap between columns
 COLUMN_WIDTH = 8.0  # line heights: running text is at least this wide
@@ -33,18 +33,18 @@ MARGIN_LINES = 2
 MARGIN_GAP = 1.0  # line heights of paper beside a header or footer, and
 MARGIN_GAP_SHARE = 1.5  # so many times the paper that a quarter of the lines have at most
 
-Row = tuple[Piece, ...]
+Row = tuple[TextRun, ...]
 Gap = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class TextBlock:
     """Rows that follow each other in one column, each from left to right."""
 
     rows: tuple[Row, ...]
 
 
-def reading_order(pieces: Sequence[Piece], page_height: float) -> list[Block]:
+def reading_order(pieces: Sequence[TextRun], page_height: float) -> list[TextBlock]:
     """The pieces of a page as blocks in reading order."""
     if not pieces:
         return []
@@ -53,12 +53,12 @@ def reading_order(pieces: Sequence[Piece], page_height: float) -> list[Block]:
     top, bottom = _margins(strips, page_height, height)
     middle = [piece for strip in strips[top : len(strips) - bottom] for piece in strip]
     head, foot = (tuple(map(_row, part)) for part in (strips[:top], strips[len(strips) - bottom :]))
-    return [*([Block(head)] if head else []), *_blocks(middle, height), *([Block(foot)] if foot else [])]
+    return [*([TextBlock(head)] if head else []), *_blocks(middle, height), *([TextBlock(foot)] if foot else [])]
 
 
-def _strips(pieces: Sequence[Piece]) -> list[list[Piece]]:
+def _strips(pieces: Sequence[TextRun]) -> list[list[TextRun]]:
     """Pieces whose bodies overlap in height, from top to bottom."""
-    strips: list[list[Piece]] = []
+    strips: list[list[TextRun]] = []
     end = float("-inf")
     for piece in sorted(pieces, key=lambda piece: (piece.y0, piece.x0)):
         if strips and piece.y0 < end:
@@ -70,17 +70,17 @@ def _strips(pieces: Sequence[Piece]) -> list[list[Piece]]:
     return strips
 
 
-def _row(strip: Sequence[Piece]) -> Row:
+def _row(strip: Sequence[TextRun]) -> Row:
     return tuple(sorted(strip, key=lambda piece: piece.x0))
 
 
-def _is_row(strip: Sequence[Piece]) -> bool:
+def _is_row(strip: Sequence[TextRun]) -> bool:
     """Whether no piece stands above another."""
     row = _row(strip)
     return all(after.x0 > before.x1 - 0.3 * before.height for before, after in pairwise(row))
 
 
-def _margins(strips: list[list[Piece]], page_height: float, height: float) -> tuple[int, int]:
+def _margins(strips: list[list[TextRun]], page_height: float, height: float) -> tuple[int, int]:
     """How many strips are header and footer."""
     ends = [(min(piece.y0 for piece in strip), max(piece.y1 for piece in strip)) for strip in strips]
     papers = [after[0] - before[1] for before, after in pairwise(ends)]
@@ -103,9 +103,9 @@ def _margins(strips: list[list[Piece]], page_height: float, height: float) -> tu
     return top, min(bottom, len(strips) - top)
 
 
-def _blocks(pieces: Sequence[Piece], height: float) -> list[Block]:
+def _blocks(pieces: Sequence[TextRun], height: float) -> list[TextBlock]:
     strips = _strips(pieces)
-    blocks: list[Block] = []
+    blocks: list[TextBlock] = []
     rows: list[Row] = []
     position = 0
     while position < len(strips):
@@ -124,14 +124,14 @@ def _blocks(pieces: Sequence[Piece], height: float) -> list[Block]:
             parts = [[piece for piece in inside if (piece.x0 + piece.x1) / 2 < middle]]
             parts.append([piece for piece in inside if (piece.x0 + piece.x1) / 2 >= middle])
         if parts:
-            blocks += [Block(tuple(rows))] if rows else []
+            blocks += [TextBlock(tuple(rows))] if rows else []
             rows = []
             blocks += [block for part in parts for block in _blocks(part, height)]
         position += end
-    return blocks + ([Block(tuple(rows))] if rows else [])
+    return blocks + ([TextBlock(tuple(rows))] if rows else [])
 
 
-def _gaps(strip: Sequence[Piece], least: float) -> list[Gap]:
+def _gaps(strip: Sequence[TextRun], least: float) -> list[Gap]:
     """Where a strip has paper, margins included."""
     gaps: list[Gap] = []
     end = float("-inf")
@@ -142,13 +142,13 @@ def _gaps(strip: Sequence[Piece], least: float) -> list[Gap]:
     return [*gaps, (end, float("inf"))]
 
 
-def _parts(strip: Sequence[Piece], height: float) -> list[list[Piece]]:
+def _parts(strip: Sequence[TextRun], height: float) -> list[list[TextRun]]:
     """What the gaps of a strip set apart, from left to right."""
     gaps = _gaps(strip, GUTTER * height)
     return [[piece for piece in strip if left[1] <= piece.x0 < right[1]] for left, right in pairwise(gaps)]
 
 
-def _columns(strips: list[list[Piece]], height: float) -> tuple[int, Gap | None]:
+def _columns(strips: list[list[TextRun]], height: float) -> tuple[int, Gap | None]:
     """How many of the first strips belong together, and the gap between two columns in them, if any."""
     for end, gap in _common_gaps(strips, GUTTER * height):
         ends = [(number, *_sides(strips[:number], gap)) for number in _ends(strips[:end], gap, height)]
@@ -159,7 +159,7 @@ def _columns(strips: list[list[Piece]], height: float) -> tuple[int, Gap | None]
     return 1, None
 
 
-def _common_gaps(strips: list[list[Piece]], least: float) -> list[tuple[int, Gap]]:
+def _common_gaps(strips: list[list[TextRun]], least: float) -> list[tuple[int, Gap]]:
     """Gaps inside the text, each with how many of the first strips have it in common; longest first."""
     found: list[tuple[int, Gap]] = []
     common = _gaps(strips[0], least)
@@ -176,7 +176,7 @@ def _common_gaps(strips: list[list[Piece]], least: float) -> list[tuple[int, Gap
     return found[::-1]
 
 
-def _ends(strips: list[list[Piece]], gap: Gap, height: float) -> list[int]:
+def _ends(strips: list[list[TextRun]], gap: Gap, height: float) -> list[int]:
     """How many strips may be columns: all of them, or as far as a wider band of paper, and no further than a table."""
     ends: list[int] = []
     for number in range(1, len(strips)):
@@ -190,25 +190,25 @@ def _ends(strips: list[list[Piece]], gap: Gap, height: float) -> list[int]:
     return ends[::-1]
 
 
-def _sides(strips: Sequence[Sequence[Piece]], gap: Gap) -> tuple[list[Piece], list[Piece]]:
+def _sides(strips: Sequence[Sequence[TextRun]], gap: Gap) -> tuple[list[TextRun], list[TextRun]]:
     inside = [piece for strip in strips for piece in strip]
     return [piece for piece in inside if piece.x1 <= gap[0]], [piece for piece in inside if piece.x0 >= gap[1]]
 
 
-def _drawn_whole(left: list[Piece], right: list[Piece], height: float) -> bool:
+def _drawn_whole(left: list[TextRun], right: list[TextRun], height: float) -> bool:
     """Whether the left was drawn as a whole, and then the right."""
     return max(piece.last for piece in left) + 1 == min(piece.number for piece in right) and all(
         len(_line_widths(side, height)) >= BLOCK_LINES for side in (left, right)
     )
 
 
-def _are_columns(left: list[Piece], right: list[Piece], height: float) -> bool:
+def _are_columns(left: list[TextRun], right: list[TextRun], height: float) -> bool:
     """Whether there is running text on both sides."""
     lines, width = (MANY_LINES, WIDE_COLUMN) if _drawn_in_turn(left, right) else (COLUMN_LINES, COLUMN_WIDTH)
     return all(_is_running_text(side, height, lines, width) for side in (left, right))
 
 
-def _drawn_in_turn(left: Sequence[Piece], right: Sequence[Piece]) -> bool:
+def _drawn_in_turn(left: Sequence[TextRun], right: Sequence[TextRun]) -> bool:
     """Whether most lines on the right were drawn straight after the left end of the same line."""
     ends = {piece.last: piece for piece in left}
     both = [row[0] for row in map(_row, _strips(right)) if any(_side_by_side(row[0], piece) for piece in left)]
@@ -216,7 +216,7 @@ def _drawn_in_turn(left: Sequence[Piece], right: Sequence[Piece]) -> bool:
     return len(in_turn) > DRAWN_IN_TURN * len(both)
 
 
-def _side_by_side(one: Piece, other: Piece) -> bool:
+def _side_by_side(one: TextRun, other: TextRun) -> bool:
     return min(one.y1, other.y1) > max(one.y0, other.y0)
 
 
@@ -224,14 +224,14 @@ def _is_inner(gap: Gap) -> bool:
     return gap[0] != float("-inf") and gap[1] != float("inf")
 
 
-def _is_running_text(side: Sequence[Piece], height: float, lines: int, column_width: float) -> bool:
+def _is_running_text(side: Sequence[TextRun], height: float, lines: int, column_width: float) -> bool:
     """Whether there are several lines and most of them are long; `column_width` is in line heights."""
     widths = _line_widths(side, height)
     width = max(piece.x1 for piece in side) - min(piece.x0 for piece in side)
     return len(widths) >= lines and median(widths) >= max(COLUMN_FILL * width, column_width * height)
 
 
-def _line_widths(side: Sequence[Piece], height: float) -> list[float]:
+def _line_widths(side: Sequence[TextRun], height: float) -> list[float]:
     """The inked width of each line."""
     widths: list[float] = []
     last = float("-inf")

@@ -14,7 +14,7 @@ from itertools import pairwise
 from statistics import median
 
 from parsit.data.importers.layout import join_lines
-from parsit.synth.from_pdf.order import Block, Row
+from parsit.synth.from_pdf.order import Row, TextBlock
 
 # In heights of a line, where it says nothing else:
 INDENT = 0.7  # a first line is indented by at least this,
@@ -37,7 +37,7 @@ SOFT_HYPHEN = "\u00ad"
 Paragraph = list[list[str]]
 
 
-def paragraphs_of(blocks: Sequence[Block]) -> list[Paragraph]:
+def paragraphs_of(blocks: Sequence[TextBlock]) -> list[Paragraph]:
     """The paragraphs of a page in reading order."""
     return [paragraph for block in blocks for paragraph in _of_block(block.rows)]
 

@@ -17,7 +17,7 @@ BODY, FOOT = 0.6, 0.15  # what a line takes up above and below its baseline; les
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class TextRun:
     """A word, or words side by side: text, place in pixels, baseline and height of the font.
 
     `first` is the width of its first word; `number` and `last` are its first and last word's numbers in drawing order.
@@ -43,18 +43,18 @@ class Piece:
         return self.base + FOOT * self.height
 
 
-def words_of(chars: Chars, chosen: Flags, size: tuple[int, int]) -> list[Piece]:
+def words_of(chars: Chars, chosen: Flags, size: tuple[int, int]) -> list[TextRun]:
     """The words of the chosen characters in drawing order; `size` is the picture's, in pixels."""
     width, height = size
     boxes = (chars.loose * [width, height, width, height]).tolist()
     bases = (chars.origin[:, 1] * height).tolist()
-    words: list[Piece] = []
+    words: list[TextRun] = []
     open_word = False
     for text, box, base, is_chosen in zip(chars.text, boxes, bases, chosen.tolist(), strict=True):
         if not is_chosen:
             open_word = False
             continue
-        char = Piece(text, box[0], box[2], base, max(box[3] - box[1], 1e-3), box[2] - box[0], len(words), len(words))
+        char = TextRun(text, box[0], box[2], base, max(box[3] - box[1], 1e-3), box[2] - box[0], len(words), len(words))
         if open_word and _goes_on(words[-1], char):
             words[-1] = _joined(words[-1], char, "")
         else:
@@ -63,9 +63,9 @@ def words_of(chars: Chars, chosen: Flags, size: tuple[int, int]) -> list[Piece]:
     return words
 
 
-def pieces_of(words: list[Piece]) -> list[Piece]:
+def pieces_of(words: list[TextRun]) -> list[TextRun]:
     """Words side by side on one line, as one piece each: a line of a column, or a cell of a table."""
-    pieces: list[Piece] = []
+    pieces: list[TextRun] = []
     for word in sorted(words, key=lambda word: (word.x0, word.number)):
         best = -1
         for index, piece in enumerate(pieces):
@@ -85,16 +85,16 @@ def pieces_of(words: list[Piece]) -> list[Piece]:
     return pieces
 
 
-def _goes_on(word: Piece, char: Piece) -> bool:
+def _goes_on(word: TextRun, char: TextRun) -> bool:
     height = max(word.height, char.height)
     return abs(char.base - word.base) < SHIFT * height and -BACK * height < char.x0 - word.x1 < WORD_GAP * height
 
 
-def _joined(piece: Piece, after: Piece, between: str) -> Piece:
+def _joined(piece: TextRun, after: TextRun, between: str) -> TextRun:
     """Two pieces as one; the higher font gives height and baseline, so that a superscript does not move a line."""
     higher = after if after.height > 1.1 * piece.height else piece
     x1 = max(piece.x1, after.x1)
     first = piece.first if between or " " in piece.text else x1 - piece.x0
     text = f"{piece.text}{between}{after.text}"
     last = after.last if between else piece.last
-    return Piece(text, min(piece.x0, after.x0), x1, higher.base, higher.height, first, piece.number, last)
+    return TextRun(text, min(piece.x0, after.x0), x1, higher.base, higher.height, first, piece.number, last)

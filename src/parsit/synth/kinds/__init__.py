@@ -1,1 +1,1 @@
-"""One module per kind of document; each has `make(draw) -> Document`."""
+"""One module per kind of document; each has `make(draw) -> PageTree`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from parsit.synth import words
 from parsit.synth.draw import Draw
-from parsit.synth.tree import Block, Document, Heading, KeyValues, Lines, Pair
+from parsit.synth.tree import Block, Heading, KeyValues, Lines, PageTree, Pair
 
 TITLES = (
     "Application form",
@@ -27,7 +27,7 @@ SECTIONS = ("Personal details", "Contact", "Details", "Employment", "Payment", "
 MARKS = ("[x]", "[ ]")
 
 
-def make(draw: Draw) -> Document:
+def make(draw: Draw) -> PageTree:
     """One form."""
     rng, values = draw.rng, draw.values
     number = Pair("form_number", rng.choice(("Form no.", "Form", "Application no.", "File no.")), draw.reference())
@@ -55,7 +55,7 @@ def make(draw: Draw) -> Document:
             (Pair("place", "Place", values.city()), Pair("signed_on", rng.choice(("Signed on", "Date")), values.date()))
         )
     )
-    return Document("form", values.locale.code, draw.style(), head, tuple(body))
+    return PageTree("form", values.locale.code, draw.style(), head, tuple(body))
 
 
 def form_pairs(draw: Draw) -> list[Pair]:

@@ -8,10 +8,10 @@ from parsit.synth.sentences import FOOTNOTES
 from parsit.synth.tree import (
     Block,
     Column,
-    Document,
     Heading,
     KeyValues,
     Lines,
+    PageTree,
     Pair,
     Paragraph,
     Rules,
@@ -29,7 +29,7 @@ TOTALS, CREDIT_TOTALS = (
 RULES: tuple[Rules, ...] = ("grid", "rows", "head", "stripes")
 
 
-def make(draw: Draw) -> Document:
+def make(draw: Draw) -> PageTree:
     """One invoice."""
     rng, values = draw.rng, draw.values
     seller, buyer = values.company(), values.company() if draw.coin(0.6) else values.person()
@@ -44,7 +44,7 @@ def make(draw: Draw) -> Document:
         if draw.coin()
         else (title, SideBySide(seller_block, buyer_block), meta)
     )
-    return Document(
+    return PageTree(
         kind="invoice",
         language=values.locale.code,
         style=draw.style(),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from parsit.synth import words
 from parsit.synth.draw import Draw
-from parsit.synth.tree import Block, Document, Heading, KeyValues, Lines, ListBlock, Pair, Rule, SideBySide
+from parsit.synth.tree import Block, Heading, KeyValues, Lines, ListBlock, PageTree, Pair, Rule, SideBySide
 
 CLOSINGS = ("Yours sincerely,", "Yours faithfully,", "Kind regards,", "Best regards,", "With best wishes,", "Regards,")
 REFERENCES = ("Our ref.", "Reference", "Ref.", "File no.", "Our reference", "Case")
 
 
-def make(draw: Draw) -> Document:
+def make(draw: Draw) -> PageTree:
     """One letter."""
     rng, values = draw.rng, draw.values
     company, recipient, writer = values.company(), values.person(), values.person()
@@ -21,7 +21,7 @@ def make(draw: Draw) -> Document:
     if draw.coin(0.25):
         body.insert(rng.randint(1, len(body)), bullet_list(draw))
     closing = Lines((rng.choice(CLOSINGS), writer, rng.choice(words.JOB_TITLES)), key="signature")
-    return Document(
+    return PageTree(
         kind="letter",
         language=values.locale.code,
         style=draw.style(),

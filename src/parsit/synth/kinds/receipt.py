@@ -7,10 +7,10 @@ from dataclasses import replace
 from parsit.synth import words
 from parsit.synth.draw import Draw
 from parsit.synth.sentences import FOOTNOTES
-from parsit.synth.tree import Block, Column, Document, KeyValues, Lines, Pair, Rule, Style, Table
+from parsit.synth.tree import Block, Column, KeyValues, Lines, PageTree, Pair, Rule, Style, Table
 
 
-def make(draw: Draw) -> Document:
+def make(draw: Draw) -> PageTree:
     """One receipt."""
     rng, values = draw.rng, draw.values
     shop = (*values.address(values.company()), *((values.phone(),) if draw.coin() else ()))
@@ -27,7 +27,7 @@ def make(draw: Draw) -> Document:
     rule: tuple[Block, ...] = (Rule(),) if draw.coin(0.7) else ()
     thanks = Lines((draw.sentence(FOOTNOTES),), "center", key="note")
     body = (about, *rule, table, *rule, payment(draw, total), *((thanks,) if draw.coin(0.7) else ()))
-    return Document("receipt", values.locale.code, roll(draw), (Lines(shop, "center", draw.coin(), key="shop"),), body)
+    return PageTree("receipt", values.locale.code, roll(draw), (Lines(shop, "center", draw.coin(), key="shop"),), body)
 
 
 def roll(draw: Draw) -> Style:

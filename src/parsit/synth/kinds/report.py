@@ -7,13 +7,13 @@ from parsit.synth.kinds.letter import bullet_list
 from parsit.synth.kinds.table import data_table
 from parsit.synth.tree import (
     Block,
-    Document,
     Expression,
     Formula,
     Fraction,
     Heading,
     KeyValues,
     Lines,
+    PageTree,
     Pair,
     Script,
     Sequence,
@@ -23,7 +23,7 @@ from parsit.synth.tree import (
 VARIABLES = ["a", "b", "c", "d", "f", "g", "h", "k", "m", "n", "p", "q", "r", "s", "t", "u", "v", "w", "x", "y", "z"]
 
 
-def make(draw: Draw) -> Document:
+def make(draw: Draw) -> PageTree:
     """One page of a report."""
     rng, values = draw.rng, draw.values
     columns = rng.choice((1, 1, 2))
@@ -39,7 +39,7 @@ def make(draw: Draw) -> Document:
         ),
         columns=rng.choice((1, 2)),
     )
-    return Document(
+    return PageTree(
         kind="report",
         language=values.locale.code,
         style=draw.style(monospaced=0.04, columns=columns),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from parsit.synth import words
 from parsit.synth.draw import Draw
 from parsit.synth.sentences import plural
-from parsit.synth.tree import Block, Column, Document, Heading, KeyValues, Pair, Rules, Table
+from parsit.synth.tree import Block, Column, Heading, KeyValues, PageTree, Pair, Rules, Table
 
 RULES: tuple[Rules, ...] = ("grid", "rows", "head", "stripes")
 NUMERIC_HEADERS = (
@@ -25,7 +25,7 @@ NUMERIC_HEADERS = (
 )
 
 
-def make(draw: Draw) -> Document:
+def make(draw: Draw) -> PageTree:
     """One page with a table."""
     rng, values = draw.rng, draw.values
     source = KeyValues(
@@ -39,7 +39,7 @@ def make(draw: Draw) -> Document:
     if draw.coin():
         head.append(draw.paragraph(1, 3))
     body: tuple[Block, ...] = (data_table(draw, rows=(4, 22), columns=(3, 6)), source)
-    return Document("table", values.locale.code, draw.style(), tuple(head), body)
+    return PageTree("table", values.locale.code, draw.style(), tuple(head), body)
 
 
 def data_table(draw: Draw, rows: tuple[int, int], columns: tuple[int, int]) -> Table:
