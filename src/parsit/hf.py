@@ -4,11 +4,13 @@ Importing this module is all it takes for `AutoModelForImageTextToText.from_pret
 `AutoProcessor.from_pretrained` to know a Parsit folder. Four ways in: a new model from a preset
 with random weights (`new_model`), pretrained parts joined by a new projector (`model_from_parts`),
 a Parsit folder (`load_model`), and the same without weights on the meta device (`meta_model`).
+Parts of other shapes than a preset's become an architecture of their own first (`compose`).
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -33,15 +35,24 @@ from transformers import (
 # From its own module: some 5.x versions (5.17) give out a stand-in without torchvision, which Parsit does without.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from parsit.config import Architecture, architecture_names, load_architecture, unknown
+from parsit.config import (
+    MULTIMODAL_FLAGS,
+    Architecture,
+    architecture_names,
+    is_architecture,
+    load_architecture,
+    unknown,
+)
 from parsit.model import ParsitConfig, ParsitForConditionalGeneration
 from parsit.model.adapter_files import is_adapter_folder, load_with_adapters
-from parsit.model.part_config import language_config, tower_config
+from parsit.model.decoder_trial import require_computes_alike
+from parsit.model.part_config import language_config, own_language_config, own_tower_config, tower_config
+from parsit.model.projector import build_projector
 from parsit.model.vision import is_unused_tower_key
-from parsit.processing.chat import IM_END, IMAGE_TOKEN, PAD_TOKEN, VISION_END, VISION_START
+from parsit.processing.chat import IM_END, PAD_TOKEN, add_missing_tokens
 from parsit.processing.image_processor import ParsitImageProcessor
 from parsit.processing.processor import ParsitProcessor
-from parsit.types import InputError
+from parsit.types import InputError, UsageError
 
 AutoConfig.register("parsit", ParsitConfig, exist_ok=True)
 AutoModelForImageTextToText.register(ParsitConfig, ParsitForConditionalGeneration, exist_ok=True)
@@ -60,6 +71,32 @@ class PartError(InputError):
         self.part, self.needs_hub = part, needs_hub
 
 
+def compose(
+    architecture: Architecture, vision_tower: str | None = None, model_name_or_path: str | None = None
+) -> Architecture:
+    """An architecture with other parts, each with its own configuration; weights are not looked at.
+
+    Args:
+        architecture: says how the parts are joined, and the parts that are not named. Where it has no configuration of
+            a part, that part is looked at as if it were named here.
+        vision_tower: Hub id or folder of a SigLIP model.
+        model_name_or_path: Hub id or folder of a decoder, with its tokenizer.
+
+    Raises:
+        PartError: a part that cannot be had.
+        InputError: a part that does not fit, by name.
+    """
+    vision_tower = vision_tower or (None if architecture.vision_config else architecture.vision_tower)
+    decoder = model_name_or_path or (None if architecture.text_config else architecture.model_name_or_path)
+    if vision_tower is not None:
+        own = own_tower_config(_fetch(AutoConfig, vision_tower, "vision tower"), vision_tower)
+        architecture = replace(architecture, vision_tower=vision_tower, vision_config=own)
+    if decoder is not None:
+        own = own_language_config(_fetch(AutoConfig, decoder, "language model"), decoder)
+        architecture = replace(architecture, model_name_or_path=decoder, text_config=own, tokenizer=None)
+    return architecture
+
+
 def config_of(architecture: Architecture, image_token_id: int | None = None) -> ParsitConfig:
     """The preset's `ParsitConfig`. `image_token_id` None: the last id, for counting without a tokenizer."""
     last: int = architecture.text_config["vocab_size"] - 1
@@ -69,6 +106,23 @@ def config_of(architecture: Architecture, image_token_id: int | None = None) -> 
         image_token_id=last if image_token_id is None else image_token_id,
         **architecture.multimodal,
     )
+
+
+def sound_config(architecture: Architecture) -> ParsitConfig:
+    """`config_of`, where the architecture was made of flags.
+
+    Raises:
+        UsageError: values that make no model; which flag, and what it may be.
+    """
+    try:
+        config = config_of(architecture)
+        with torch.device("meta"):
+            features = config.vision_config.hidden_size * config.mm_pixel_shuffle**2
+            build_projector(config.mm_projector_type, features, config.text_config.hidden_size)
+    except ValueError as error:
+        flags = "|".join(MULTIMODAL_FLAGS)
+        raise UsageError(re.sub(rf"\b({flags})\b", r"--\1", str(error))) from error
+    return config
 
 
 def meta_model(config: ParsitConfig) -> ParsitForConditionalGeneration:
@@ -85,23 +139,28 @@ def new_processor(architecture: Architecture, tokenizer: PreTrainedTokenizerFast
         tokenizer: None: the shipped one, or the language model's own.
 
     Raises:
-        InputError: a tokenizer that cannot be had, or that lacks a token which the chat format needs.
+        InputError: a tokenizer that cannot be had or used, or with `mm_use_im_patch_token` false one that lacks a token
+            which the chat format needs.
     """
     processing = dict(architecture.processing)
-    add_tokens = processing.pop("mm_use_im_patch_token", False)
+    may_add = processing.pop("mm_use_im_patch_token", True)
     if tokenizer is None:
         tokenizer = _own_tokenizer(architecture)
-    if add_tokens:
-        tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN, VISION_START, VISION_END]})
+    if not tokenizer.is_fast:
+        raise InputError(f"the tokenizer for {architecture.name}: is none of tokenizers' (no tokenizer.json): "
+                         "text could not be told from special tokens")  # fmt: skip
+    added = add_missing_tokens(tokenizer, processing.get("mm_use_im_start_end", True)) if may_add else ()
     vision = architecture.vision_config
     joined = {
         k: v for k, v in architecture.multimodal.items() if k not in ("mm_projector_type", "mm_vision_select_layer")
     }
     image_processor = ParsitImageProcessor(image_size=vision["image_size"], patch_size=vision["patch_size"], **joined)
     try:
-        return ParsitProcessor(image_processor, tokenizer, **processing)
+        processor = ParsitProcessor(image_processor, tokenizer, **processing)
     except ValueError as error:
         raise InputError(f"the tokenizer for {architecture.name}: {error}") from error
+    processor.added_tokens = added
+    return processor
 
 
 def _own_tokenizer(architecture: Architecture) -> PreTrainedTokenizerFast:
@@ -175,7 +234,7 @@ def new_model(architecture: Architecture, processor: ParsitProcessor, seed: int)
     Raises:
         ValueError: the processor's tokenizer does not fit the preset's vocabulary.
     """
-    config = _config_for(architecture, processor)
+    config = config_for(architecture, processor)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = ParsitForConditionalGeneration(config)
@@ -192,7 +251,7 @@ def model_from_parts(
 ) -> ParsitForConditionalGeneration:
     """Pretrained parts, each loaded strictly, with a new projector (and new parts where none is named).
 
-    A part keeps its own configuration (`parsit.model.part_config`).
+    A part keeps its own configuration (`parsit.model.part_config`); one of other shapes goes through `compose` first.
 
     Args:
         architecture: the preset whose shapes the parts must have.
@@ -217,7 +276,8 @@ def model_from_parts(
     if tower is not None:
         _copy_tower(model, tower, str(vision_tower))
     if language_model is not None:
-        _copy_language_model(model, language_model, str(model_name_or_path))
+        _copy_language_model(model, language_model, str(model_name_or_path), seed)
+    require_computes_alike(model, model_name_or_path or architecture.name)
     return model
 
 
@@ -230,11 +290,13 @@ def _copy_tower(model: ParsitForConditionalGeneration, tower: nn.Module, name: s
     _load_strictly(model.vision_tower, kept, name)
 
 
-def _copy_language_model(model: ParsitForConditionalGeneration, source: PreTrainedModel, name: str) -> None:
+def _copy_language_model(model: ParsitForConditionalGeneration, source: PreTrainedModel, name: str, seed: int) -> None:
     """Copy a language model's weights; rows for added tokens are drawn as its own embeddings are distributed."""
     size = model.config.text_config.vocab_size
     if source.config.vocab_size < size:
-        source.resize_token_embeddings(size)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            source.resize_token_embeddings(size)
     _load_strictly(model.language_model, source.state_dict(), name)
 
 
@@ -274,16 +336,16 @@ def load_processor(path: str | Path) -> ParsitProcessor:
 
 
 def processor_named(name: str) -> ParsitProcessor:
-    """The processor of a Parsit folder, or of an architecture preset.
+    """The processor of a Parsit folder, or of an architecture: a preset or a YAML file.
 
     Raises:
         InputError: neither has that name; the nearest preset is named.
     """
     if Path(name).is_dir():
         return load_processor(name)
-    if name not in architecture_names():
+    if not is_architecture(name):
         raise InputError(unknown("preset or folder", name, architecture_names()))
-    return new_processor(load_architecture(name))
+    return new_processor(compose(load_architecture(name)))
 
 
 def _require_folder(path: str | Path) -> None:
@@ -292,14 +354,20 @@ def _require_folder(path: str | Path) -> None:
         raise InputError(f"{path}: no Parsit model there (a folder with config.json and model.safetensors is needed)")
 
 
-def _config_for(architecture: Architecture, processor: ParsitProcessor) -> ParsitConfig:
-    vocabulary = architecture.text_config["vocab_size"]
-    if len(processor.tokenizer) > vocabulary:
+def config_for(architecture: Architecture, processor: ParsitProcessor) -> ParsitConfig:
+    """The architecture's configuration, with rows for the tokens that were added to the tokenizer.
+
+    Raises:
+        ValueError: the processor's tokenizer does not fit the architecture's vocabulary.
+    """
+    rows, tokens = architecture.text_config["vocab_size"], len(processor.tokenizer)
+    if tokens - len(processor.added_tokens) > rows:
         raise ValueError(
-            f"the tokenizer has {len(processor.tokenizer)} tokens, the preset {architecture.name} has room for "
-            f"{vocabulary}: use the tokenizer that belongs to the language model"
+            f"the tokenizer has {tokens} tokens, the preset {architecture.name} has room for "
+            f"{rows}: use the tokenizer that belongs to the language model"
         )
-    return config_of(architecture, processor.chat_tokens.image)
+    text_config = architecture.text_config | {"vocab_size": max(rows, tokens)}
+    return config_of(replace(architecture, text_config=text_config), processor.chat_tokens.image)
 
 
 def _set_generation(model: ParsitForConditionalGeneration, processor: ParsitProcessor) -> None:
@@ -314,6 +382,8 @@ def _set_generation(model: ParsitForConditionalGeneration, processor: ParsitProc
 
 
 __all__ = [
+    "compose",
+    "config_for",
     "config_of",
     "load_model",
     "load_processor",
@@ -322,4 +392,5 @@ __all__ = [
     "new_model",
     "new_processor",
     "shipped_tokenizer",
+    "sound_config",
 ]

@@ -29,12 +29,13 @@ def processor_of(model: str) -> ParsitProcessor:
     Raises:
         InputError: there is none of that name; the nearest preset is named.
     """
+    from parsit.config import split_preset
     from parsit.files.run_folder import find_model, is_run
     from parsit.hf import processor_named
 
     if Path(model).is_dir():
         return processor_named(str(find_model(model) if is_run(Path(model)) else model))
-    return processor_named(model.partition("/")[0])
+    return processor_named(split_preset(model)[0])
 
 
 def max_length_of(model: str, given: int | None) -> int | None:

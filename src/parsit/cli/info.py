@@ -1,39 +1,87 @@
-"""`parsit info PRESET_OR_PATH`: what a model is made of, without loading or fetching its weights."""
+"""`parsit info`: what a model is made of, without loading or fetching its weights.
+
+    parsit info PRESET_OR_PATH                                       a preset, an architecture's YAML file, or a folder
+    parsit info [PRESET] --vision_tower T --model_name_or_path L     the same with other parts, of any shape
+
+Other parts are counted from their configurations (and the decoder's tokenizer, which may need new rows).
+"""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from parsit.cli.parser import Parser
-from parsit.config import architecture_names, load_architecture
-from parsit.types import InputError
+from parsit.config import DEFAULT_BASE, MULTIMODAL_FLAGS, architecture_names, is_architecture, load_architecture
+from parsit.types import InputError, UsageError
 
 if TYPE_CHECKING:
+    from parsit.config import Architecture
     from parsit.model import ParsitConfig
     from parsit.model.summary import ModelSummary
+
+_PARTS = ("vision_tower", "model_name_or_path")
 
 
 def main(argv: list[str]) -> int:
     """Run the verb."""
     parser = Parser("parsit info", "Show a model's parts, exact parameter counts, image tokens and memory.")
-    parser.add_argument("model", help=f"preset ({', '.join(architecture_names())}) or folder")
+    parser.add_argument("model", nargs="?", help=f"preset ({', '.join(architecture_names())}), an architecture's YAML "
+                        f"file, or a folder; with other parts by default {DEFAULT_BASE}")  # fmt: skip
+    parser.add_argument("--vision_tower", metavar="PATH", help="Hub id or folder of a SigLIP tower, of any shape")
+    parser.add_argument("--model_name_or_path", metavar="PATH", help="Hub id or folder of a decoder, of any shape")
+    for name in MULTIMODAL_FLAGS:
+        number = name in ("mm_vision_select_layer", "mm_spatial_pool_stride", "mm_pixel_shuffle")
+        parser.add_argument(f"--{name}", type=int if number else str, help="as in `parsit train`")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
-    summary = _summary(args.model)
+    changes = {name: getattr(args, name) for name in (*_PARTS, *MULTIMODAL_FLAGS) if getattr(args, name) is not None}
+    if args.model is None and not changes:
+        raise UsageError("parsit info needs a model: a preset, a file or a folder, or --vision_tower and "
+                         "--model_name_or_path")  # fmt: skip
+    name = args.model or DEFAULT_BASE
+    summary = _summary(name, changes)
+    title = " ".join([name, *(f"--{flag} {value}" for flag, value in changes.items())])
     if args.json:
-        print(json.dumps(_as_json(args.model, summary), indent=2))
+        print(json.dumps(_as_json(title, summary), indent=2))
     else:
-        _print(args.model, summary)
+        _print(title, summary)
     return 0
 
 
-def _summary(name: str) -> ModelSummary:
-    config = None if name in architecture_names() else _config_of_folder(name)  # a wrong name answers before the import
+def _summary(name: str, changes: dict[str, Any]) -> ModelSummary:
+    """The numbers of an architecture with `changes`, or of a folder's model, which is as it is."""
+    config = None if is_architecture(name) else _config_of_folder(name)  # a wrong name answers before the import
+    if config is not None and changes:
+        raise UsageError(f"--{next(iter(changes))}: {name} is a model with parts of its own; name a preset instead")
     from parsit import hf
+    from parsit.cli.console import quiet_libraries
     from parsit.model.summary import summarize
 
-    return summarize(hf.meta_model(config or hf.config_of(load_architecture(name))))
+    quiet_libraries()
+    return summarize(hf.meta_model(config or _composed(load_architecture(name), changes)))
+
+
+def _composed(architecture: Architecture, changes: dict[str, Any]) -> ParsitConfig:
+    """The configuration of an architecture with other parts, and rows for what its tokenizer lacks.
+
+    A decoder whose folder holds no tokenizer is counted as its configuration says.
+    """
+    from parsit import hf
+    from parsit.cli.console import say
+
+    joined = {name: value for name, value in changes.items() if name in MULTIMODAL_FLAGS}
+    architecture = replace(architecture, multimodal=architecture.multimodal | joined)
+    composed = hf.compose(architecture, *(changes.get(part) for part in _PARTS))
+    config = hf.sound_config(composed)
+    if composed.text_config == architecture.text_config:
+        return config
+    try:
+        return hf.config_for(composed, hf.new_processor(composed))
+    except hf.PartError as error:
+        say(f"{error}: rows for tokens that it lacks are not counted")
+        return config
 
 
 def _config_of_folder(name: str) -> ParsitConfig:

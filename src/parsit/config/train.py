@@ -9,32 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from importlib import resources
 from math import inf
 from pathlib import PurePath
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
-from parsit.config.architecture import architecture_names, unknown
+from parsit.config.architecture import architecture_names, is_architecture, unknown
+from parsit.config.stages import stage_values
 from parsit.types import UsageError
 
-# Flags that change the architecture preset: keyword arguments of `ParsitConfig` and of the processor.
-MULTIMODAL_FLAGS = (
-    "mm_projector_type",
-    "mm_vision_select_layer",
-    "image_aspect_ratio",
-    "image_grid_pinpoints",
-    "mm_patch_merge_type",
-    "mm_spatial_pool_stride",
-    "mm_spatial_pool_mode",
-    "mm_pixel_shuffle",
-)
-PROCESSING_FLAGS = ("mm_use_im_start_end", "mm_use_im_patch_token")
 TUNABLE_PARTS = ("mm_vision_tower", "mm_mlp_adapter", "mm_language_model")
-DEFAULT_STAGE = {"tiny": "scratch"}
-# Where an architecture's new parts are trained first, at rates that were made for them; pretrain for the others.
-FIRST_STAGE = {"tiny": "scratch", "smol": "finetune"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +27,10 @@ class ModelArguments:
     """What is trained.
 
     Args:
-        architecture: architecture preset: tiny, smol, qwen3-1.7b or qwen3-4b; set by PRESET.
-        model_name_or_path: Parsit folder to start from, or Hub id or folder of the language model; by default the
-            architecture's own.
-        vision_tower: Hub id or folder of the vision tower; by default the architecture's own.
+        architecture: architecture preset, such as tiny, or the path of an architecture's YAML; set by PRESET.
+        model_name_or_path: Parsit folder to start from, or Hub id or folder of a language model, of any shape; by
+            default the architecture's own.
+        vision_tower: Hub id or folder of a SigLIP tower, of any shape; by default the architecture's own.
         mm_tunable_parts: parts that are trained, by commas: mm_vision_tower, mm_mlp_adapter (with image_newline),
             mm_language_model.
         from_scratch: draw all weights at random instead of loading pretrained parts.
@@ -263,7 +248,7 @@ class TrainConfig(ModelArguments, DataArguments, TrainingArguments):
         for name, choices in _choices(type(self)).items():
             if getattr(self, name) not in choices:
                 raise UsageError(unknown(f"value of --{name}", str(getattr(self, name)), [str(one) for one in choices]))
-        if self.architecture not in architecture_names():
+        if not is_architecture(self.architecture):
             raise UsageError(unknown("architecture", self.architecture, architecture_names()))
         for part in self.tunable_parts:
             if part not in TUNABLE_PARTS:
@@ -364,39 +349,16 @@ def _require(holds: bool, name: str, value: Any, wanted: str) -> None:
         raise UsageError(f"--{name} is {value}: it must be {wanted}")
 
 
-def preset_names() -> list[str]:
-    """All `ARCHITECTURE/STAGE` presets."""
-    root = resources.files("parsit.config").joinpath("presets")
-    return [
-        f"{name}/{stage.name.removesuffix('.yaml')}"
-        for name in architecture_names()
-        for stage in sorted(root.joinpath(name).iterdir(), key=lambda entry: entry.name)
-        if stage.name.endswith(".yaml")
-    ]
-
-
-def first_stage(architecture: str) -> str:
-    """The preset, as ARCHITECTURE/STAGE, that trains what is new in an architecture."""
-    return f"{architecture}/{FIRST_STAGE.get(architecture, 'pretrain')}"
-
-
 def load_preset(name: str) -> dict[str, Any]:
-    """The values of `ARCHITECTURE[/STAGE]`, to be overridden by the command line.
-
-    Without a stage: `scratch` for tiny, `finetune` for the others.
+    """The values of `ARCHITECTURE[/STAGE]`, to be overridden by the command line (`parsit.config.stages`).
 
     Raises:
         UsageError: no such preset, or a key in it that no flag has.
+        InputError: no such architecture file.
     """
-    if "/" not in name and name in architecture_names():
-        name = f"{name}/{DEFAULT_STAGE.get(name, 'finetune')}"
-    if name not in preset_names():
-        raise UsageError(unknown("preset", name, preset_names(), architecture_names()))
-    architecture, stage = name.split("/")
-    file = resources.files("parsit.config").joinpath("presets", architecture, f"{stage}.yaml")
-    values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    values = stage_values(name)
     known = [f.name for f in fields(TrainConfig)]
     for key in values:
         if key not in known:
             raise UsageError(f"preset {name}: " + unknown("key", key, known))
-    return {"architecture": architecture, **values}
+    return values

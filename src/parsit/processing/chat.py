@@ -5,20 +5,24 @@ r"""One conversation to token ids and labels, in ChatML.
     <|im_start|>assistant
     42.00 €<|im_end|>
 
-Supervised are the assistant's words and the `<|im_end|>` that closes them, nothing else. Two
+Supervised are the assistant's words and the `<|im_end|>` that closes them, nothing else. Three
 things are decided here. Structure comes from ids, never from text: a user's text is tokenised
 with special tokens switched off, so that `<|im_end|>` or `<|image_pad|>` in a document stays
-text. And "assistant\n" is tokenised apart from the answer, as it is at inference, where the prompt
-ends there; an answer that begins with a newline therefore has the same tokens in both.
+text. "assistant\n" is tokenised apart from the answer, as it is at inference, where the prompt
+ends there; an answer that begins with a newline therefore has the same tokens in both. And what a
+language model has learnt to begin and to end with, it keeps: a conversation starts with the token
+that its tokenizer puts before every text, if it does, and a tokenizer without `<|im_end|>` ends turns
+with its own end of text. Its other tokens are added where they are missing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
+from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
 from parsit.types import ImageRef, Turn
@@ -37,7 +41,11 @@ _SHORT = 40  # characters
 
 @dataclass(frozen=True, slots=True)
 class ChatTokens:
-    """The ids that give a conversation its structure. `vision_start`/`vision_end`: see `mm_use_im_start_end`."""
+    """The ids that give a conversation its structure.
+
+    `im_end`: ends a turn. `vision_start`/`vision_end`: see `mm_use_im_start_end`. `bos`: begins each conversation, if
+    the tokenizer begins texts with it.
+    """
 
     im_start: int
     im_end: int
@@ -45,36 +53,82 @@ class ChatTokens:
     pad: int
     vision_start: int | None
     vision_end: int | None
+    bos: int | None = None
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, mm_use_im_start_end: bool) -> ChatTokens:
         """Look the tokens up.
 
         Raises:
-            ValueError: a token that the tokenizer does not have, or a pad token that ends turns.
+            ValueError: a token that the tokenizer does not have, or that a text could contain, or a pad token that
+                ends turns.
         """
         vocabulary = tokenizer.get_vocab()
-        needed = [IM_START, IM_END, IMAGE_TOKEN, PAD_TOKEN]
-        needed += [VISION_START, VISION_END] if mm_use_im_start_end else []
-        missing = [token for token in needed if token not in vocabulary]
+        end, pad = end_of_turn(tokenizer), str(tokenizer.pad_token or PAD_TOKEN)
+        missing = [token for token in _needed(end, pad, mm_use_im_start_end) if token not in vocabulary]
         if missing:
             raise ValueError(
-                f"the tokenizer has no {', '.join(missing)}: set mm_use_im_patch_token to add the image tokens, "
+                f"the tokenizer has no {', '.join(missing)}: let mm_use_im_patch_token add what is missing, "
                 "or use a tokenizer with ChatML tokens"
             )
-        if tokenizer.pad_token_id == vocabulary[IM_END]:
+        if pad == end:
             raise ValueError(
-                f"pad token and end of turn are both {IM_END}: the end of a turn would never be learnt; "
+                f"pad token and end of turn are both {end}: the end of a turn would never be learnt; "
                 f"set pad_token to {PAD_TOKEN}"
             )
-        return cls(
+        tokens = cls(
             im_start=vocabulary[IM_START],
-            im_end=vocabulary[IM_END],
+            im_end=vocabulary[end],
             image=vocabulary[IMAGE_TOKEN],
-            pad=vocabulary[PAD_TOKEN],
+            pad=vocabulary[pad],
             vision_start=vocabulary[VISION_START] if mm_use_im_start_end else None,
             vision_end=vocabulary[VISION_END] if mm_use_im_start_end else None,
+            bos=_begins_with(tokenizer),
         )
+        _require_no_text_gives(tokens, tokenizer)
+        return tokens
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The token that ends a turn: `<|im_end|>`, or where the tokenizer has none the end of its own texts."""
+    if IM_END in tokenizer.get_vocab() or not tokenizer.eos_token:
+        return IM_END
+    return str(tokenizer.eos_token)
+
+
+def add_missing_tokens(tokenizer: PreTrainedTokenizerBase, mm_use_im_start_end: bool) -> tuple[str, ...]:
+    """Add to a tokenizer what the chat format needs and it has not; those tokens, in the order of their new ids.
+
+    A pad token that ends turns, as SmolLM2's, gives way to `<|endoftext|>`.
+    """
+    end = end_of_turn(tokenizer)
+    if tokenizer.pad_token in (None, end):
+        tokenizer.pad_token = PAD_TOKEN
+    vocabulary = tokenizer.get_vocab()
+    needed = _needed(end, str(tokenizer.pad_token), mm_use_im_start_end)
+    missing = [token for token in needed if token not in vocabulary]
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in missing], special_tokens=True)
+    return tuple(missing)
+
+
+def _needed(end: str, pad: str, mm_use_im_start_end: bool) -> list[str]:
+    around = [VISION_START, VISION_END] if mm_use_im_start_end else []
+    return list(dict.fromkeys([IM_START, end, IMAGE_TOKEN, pad, *around]))
+
+
+def _begins_with(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token that the tokenizer itself puts before every text, as Llama's does; None: it puts none."""
+    first = tokenizer("a")["input_ids"][:1]  # type: ignore[index]
+    return tokenizer.bos_token_id if first == [tokenizer.bos_token_id] else None  # type: ignore[return-value]
+
+
+def _require_no_text_gives(tokens: ChatTokens, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer that makes a structural token of a text in which nothing is special."""
+    structure = {value for value in asdict(tokens).values() if value is not None}
+    for token in sorted(structure):
+        text = str(tokenizer.convert_ids_to_tokens(token))
+        if structure & set(_any_text_ids(text, tokenizer)):
+            raise ValueError(f"the text {text} gives the token itself: a document could end a turn or begin one")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +139,10 @@ class EncodedChat:
     labels: list[int]
 
 
-def chat_template(mm_use_im_start_end: bool) -> str:
+def chat_template(mm_use_im_start_end: bool, end: str = IM_END, bos: str = "") -> str:
     """The same format as a Jinja template, shipped with the processor for tools that render text.
+
+    `end` ends a turn, and `bos` begins the conversation, as in `ChatTokens`.
 
     Unlike Qwen3's own template it adds no empty `<think>` block and no default system prompt.
     Rendered text cannot tell structure from content: use `ParsitProcessor.apply_chat_template`
@@ -94,8 +150,9 @@ def chat_template(mm_use_im_start_end: bool) -> str:
     newline behind leading images is `_set_apart`'s.
     """
     image = VISION_START + IMAGE_TOKEN + VISION_END if mm_use_im_start_end else IMAGE_TOKEN
+    begin = "{{- '" + bos + "' -}}" if bos else ""
     return (
-        "{%- for message in messages -%}"
+        begin + "{%- for message in messages -%}"
         "{{ '" + IM_START + "' + message['role'] + '\\n' }}"
         "{%- if message['content'] is string -%}{{ message['content'] }}"
         "{%- else -%}{%- set so_far = namespace(images=false, text=false) -%}{%- for part in message['content'] -%}"
@@ -105,7 +162,7 @@ def chat_template(mm_use_im_start_end: bool) -> str:
         "{%- elif part['type'] in ('image', 'image_url') -%}{{ '" + image + "' }}{%- set so_far.images = true -%}"
         "{%- else -%}{{ raise_exception('content part of unknown type ' + part['type']) }}{%- endif -%}"
         "{%- endfor -%}{%- endif -%}"
-        "{{ '" + IM_END + "\\n' }}"
+        "{{ '" + end + "\\n' }}"
         "{%- endfor -%}"
         "{%- if add_generation_prompt -%}{{ '" + IM_START + "assistant\\n' }}{%- endif -%}"
     )
@@ -136,8 +193,8 @@ def encode_chat(
             f"the conversation has {num_images} images, but {len(num_image_tokens)} image sizes were given"
         )
     counts = iter(num_image_tokens)
-    ids: list[int] = []
-    labels: list[int] = []
+    ids: list[int] = [] if tokens.bos is None else [tokens.bos]
+    labels: list[int] = [IGNORE_INDEX] * len(ids)
     for kind, value, supervised in _pieces(turns, tokens, add_generation_prompt):
         if kind == "text":
             piece: Sequence[int] = _text_ids(value, tokenizer)
@@ -181,7 +238,7 @@ def count_chats(
     result = []
     for turns, image_tokens in zip(turns_of_chats, num_image_tokens, strict=True):
         counts = iter(image_tokens)
-        total = supervised_total = 0
+        total, supervised_total = int(tokens.bos is not None), 0
         ends = []
         for pieces in turns:
             for kind, value, supervised in pieces:

@@ -18,7 +18,15 @@ from transformers import PreTrainedTokenizerFast
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
-from parsit.processing.chat import IMAGE_TOKEN, PAD_TOKEN, ChatLength, ChatTokens, count_chats, encode_chat
+from parsit.processing.chat import (
+    IMAGE_TOKEN,
+    PAD_TOKEN,
+    ChatLength,
+    ChatTokens,
+    count_chats,
+    encode_chat,
+    end_of_turn,
+)
 from parsit.processing.chat import chat_template as parsit_chat_template
 from parsit.processing.glyphs import NOT_ASKED, glyph_targets
 from parsit.processing.image_processor import ParsitImageProcessor, PixelScale
@@ -64,7 +72,8 @@ class ParsitProcessor(ProcessorMixin):
 
     Args:
         image_processor: cuts images into tiles.
-        tokenizer: must have the ChatML tokens, `<|image_pad|>` and a pad token that ends no turn.
+        tokenizer: must have `<|im_start|>`, `<|im_end|>` or an end of text, `<|image_pad|>`, and a pad token that ends
+            no turn (`parsit.processing.chat.add_missing_tokens` adds them).
         chat_template: Jinja template for tools that render text; None: Parsit's own.
         mm_use_im_start_end: put `<|vision_start|>` and `<|vision_end|>` around each image.
         reading_unit: what the model was trained to read at once, `page` or `line`.
@@ -90,13 +99,15 @@ class ParsitProcessor(ProcessorMixin):
     ) -> None:
         if tokenizer.pad_token is None:
             tokenizer.pad_token = PAD_TOKEN
+        self.added_tokens: tuple[str, ...] = ()  # by whoever made the tokenizer ready; not saved
         self.mm_use_im_start_end = mm_use_im_start_end
         self.reading_unit = reading_unit
         self.read_prompt = read_prompt
         self.chat_tokens = ChatTokens.of(tokenizer, mm_use_im_start_end)
-        super().__init__(
-            image_processor, tokenizer, chat_template=chat_template or parsit_chat_template(mm_use_im_start_end)
-        )
+        if chat_template is None:
+            bos = "" if self.chat_tokens.bos is None else str(tokenizer.bos_token)
+            chat_template = parsit_chat_template(mm_use_im_start_end, end_of_turn(tokenizer), bos)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> ParsitProcessor:  # type: ignore

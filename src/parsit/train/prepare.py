@@ -8,8 +8,7 @@ process is told by all of them at once, so that none waits for one that has ende
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -35,7 +34,6 @@ from parsit.model import ParsitForConditionalGeneration
 from parsit.model.adapter_files import BaseModel, base_of, is_adapter_folder, load_with_adapters
 from parsit.model.adapters import AdapterSettings, add_adapters
 from parsit.model.import_weights import load_projector
-from parsit.model.projector import build_projector
 from parsit.model.quantize import set_compute_dtype
 from parsit.processing.processor import ParsitProcessor
 from parsit.train.adapters import set_trainable
@@ -127,9 +125,15 @@ def prepare(
     checkpoint = None if dry else world.on_first(lambda: checkpoint_to_resume(config, say))
     architecture = architecture_of(config)
     start = checkpoint or _parsit_folder(config.model_name_or_path)
+    if start and not checkpoint and config.vision_tower:
+        raise UsageError(f"--vision_tower {config.vision_tower}: the model in {config.model_name_or_path} has a tower of "
+                         "its own; leave the flag out")  # fmt: skip
     if not start:
-        _require_sound(architecture)
+        architecture = agreed(world, "model", lambda: _composed(config))
+        hf.sound_config(architecture)  # flags that make no model are refused before data or weights are looked at
     processor = agreed(world, "model", lambda: hf.load_processor(start) if start else _new_processor(architecture))
+    if world.is_first and processor.added_tokens:
+        say(_told_of_added(processor.added_tokens, config))
     training = _data_set(config.data or [], config, processor, "training", world, bars, say)
     validation = None
     if config.eval_data:
@@ -213,7 +217,7 @@ def _data_set(
 
 
 def architecture_of(config: TrainConfig) -> Architecture:
-    """The preset's architecture with the flags' changes, and the tokenizer of the language model that is named."""
+    """The architecture with the flags' changes, and the tokenizer of the language model that is named."""
     architecture = load_architecture(config.architecture)
     if config.model_name_or_path:
         architecture = replace(architecture, model_name_or_path=config.model_name_or_path, tokenizer=None)
@@ -224,28 +228,31 @@ def architecture_of(config: TrainConfig) -> Architecture:
     )
 
 
+def _composed(config: TrainConfig) -> Architecture:
+    """The architecture with the parts that the flags name, in their own shapes.
+
+    A folder that holds a tokenizer alone is enough where all weights are drawn; the shapes are then the architecture's.
+    """
+    decoder = config.model_name_or_path
+    if decoder and config.from_scratch and Path(decoder).is_dir() and not (Path(decoder) / "config.json").is_file():
+        decoder = None
+    with _naming_flags():
+        return hf.compose(architecture_of(config), config.vision_tower, decoder)
+
+
+def _told_of_added(tokens: Sequence[str], config: TrainConfig) -> str:
+    """What is to be known of tokens that the language model has never seen."""
+    trained = "mm_language_model" in config.tunable_parts and not config.lora_enable
+    fate = "are trained with it" if trained else "stay as they are drawn, as its embeddings are frozen"
+    return f"tokenizer: {', '.join(tokens)} are new to the language model; their rows {fate}"
+
+
 def _parsit_folder(name: str | None) -> Path | None:
     """The folder, where `--model_name_or_path` names a Parsit model or a run."""
     if name is None or not Path(name).is_dir():
         return None
     folder = find_model(name)
     return folder if is_parsit_model(folder) else None
-
-
-def _require_sound(architecture: Architecture) -> None:
-    """Refuse flags that make no model, before data or weights are looked at.
-
-    Raises:
-        UsageError: which flag, and what it may be.
-    """
-    try:
-        made = hf.config_of(architecture)
-        with torch.device("meta"):
-            features = made.vision_config.hidden_size * made.mm_pixel_shuffle**2
-            build_projector(made.mm_projector_type, features, made.text_config.hidden_size)
-    except ValueError as error:
-        flags = "|".join(MULTIMODAL_FLAGS)
-        raise UsageError(re.sub(rf"\b({flags})\b", r"--\1", str(error))) from error
 
 
 def _require_given_flags(
