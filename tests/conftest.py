@@ -9,16 +9,18 @@ from pathlib import Path
 # Before torch is imported: tests may run in several processes, and threads of all of them would fight.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# A suite in the background (`make test &`, nohup, cron) ignores interrupts, and its children would inherit that. A
-# handler that does nothing keeps the suite as it is, and is not inherited: programs start with the default.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, lambda number, frame: None)
 
 import hypothesis
 import pytest
 from PIL import Image, ImageDraw
 
 from parsit.config import Architecture
+
+# A suite in the background (`make test &`, nohup, cron) ignores interrupts, and its children would inherit that. A
+# handler that does nothing keeps the suite as it is, and is not inherited: programs start with the default.
+for _number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, lambda number, frame: None)
 
 # By default an example that takes 0.2 s fails; other programs may have the processor.
 hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 
@@ -28,6 +29,16 @@ def wait_until(happened: Callable[[], object], process: subprocess.Popen[str]) -
             _, errors = process.communicate()
             raise AssertionError(f"ended with {process.returncode} before: {errors}")
         time.sleep(0.05)
+
+
+def everything_shown(terminal: int) -> str:
+    """What a pseudo-terminal was sent, once nobody writes to it; it is closed."""
+    shown = b""
+    with suppress(OSError):  # what Linux gives at the end
+        while part := os.read(terminal, 65_536):
+            shown += part
+    os.close(terminal)
+    return shown.decode()
 
 
 def ignore_interrupts() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from parsit.cli import data
 from parsit.types import UsageError
+from process_support import everything_shown
 
 
 def run(*argv: str) -> subprocess.CompletedProcess[str]:
@@ -89,7 +90,6 @@ def test_a_terminal_sees_a_bar(tmp_path):
     command = [sys.executable, "-m", "parsit.cli", "data", "synth", "--out", str(tmp_path / "set"), "--pages", "3"]
     subprocess.run([*command, "--workers", "1"], stderr=there, stdout=subprocess.PIPE, check=True)
     os.close(there)
-    shown = os.read(here, 100_000).decode()
-    os.close(here)
+    shown = everything_shown(here)
     assert "3/3" in shown
     assert "ETA" in shown

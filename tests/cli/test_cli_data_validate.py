@@ -16,6 +16,7 @@ from parsit.data.selection import Source
 from parsit.data.sources import read_sources
 from parsit.data.validate import Rules, validate_files, validate_sources
 from parsit.types import InputError, ParsitError, UsageError
+from process_support import everything_shown
 
 TALK = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
 SEEN = [{"from": "human", "value": "<image>\nRead."}, {"from": "gpt", "value": "Hello"}]
@@ -232,8 +233,7 @@ def test_a_terminal_sees_a_table_and_a_bar(tmp_path):
         [sys.executable, "-c", SCRIPT, path.name], stdout=there, stderr=there, env=environment, cwd=tmp_path
     )
     os.close(there)
-    shown = os.read(here, 100_000).decode()
-    os.close(here)
+    shown = everything_shown(here)
     assert done.returncode == 1
     assert "│ json-broken" in shown
     assert "d[red].jsonl:2" in shown, "a place is no markup"
