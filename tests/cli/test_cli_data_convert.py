@@ -88,6 +88,7 @@ def test_the_script_validates(tmp_path, word):
     assert [path.name for path in tmp_path.iterdir()] == ["in.json"]
 
 
+@pytest.mark.slow
 def test_the_script_converts(tmp_path):
     source = write(tmp_path / "in.json", GOOD)
     target = str(tmp_path / "out.tar")

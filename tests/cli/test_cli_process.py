@@ -67,6 +67,7 @@ def test_sigterm_stops_a_verb_that_ignores_interrupts_and_leaves_nothing(tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_suite_in_the_background_starts_its_children_with_interrupts(tmp_path):
     one = "tests/cli/test_cli_parse.py::test_when_it_is_interrupted_nothing_is_half_written"
     command = [

@@ -58,6 +58,7 @@ def test_a_notice_escapes_what_stdout_lacks(data, encoding, words):
     assert len(done.stdout) > 100 or b"1 of 1 samples" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_data_file_that_is_not_there_is_said_to_be_missing(data):
     done = run("data", "stats", "nosuch.jsonl", cwd=data.parent)
     (line,) = done.stderr.decode().splitlines()
@@ -65,6 +66,7 @@ def test_a_data_file_that_is_not_there_is_said_to_be_missing(data):
     assert line == "parsit: nosuch.jsonl: no such data file: check the path [file-missing]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["HOME", "XDG_CACHE_HOME", "PARSIT_CACHE"])
 def test_a_cache_folder_that_cannot_be_written_is_one_line(data, setting):
     (data.parent / "file").touch()

@@ -78,6 +78,7 @@ def test_a_record_with_two_broken_images_is_one_record_set_aside(tmp_path, monke
     assert validate_files([tmp_path / "d.jsonl"]).counts == Counter(finding.code for finding in data.findings())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opened", ["validated", "indexed"])
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path, opened):
     os.mkfifo(tmp_path / "d.jsonl")

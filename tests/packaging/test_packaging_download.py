@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+# Each is a process that imports torch, or several programs.
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "download_pretrain_data.sh"
 STAND_IN = Path(__file__).with_name("git_lfs.py")
 SEEN = [{"from": "human", "value": "<image>\nRead."}, {"from": "gpt", "value": "Hello"}]

@@ -22,6 +22,7 @@ from parsit.types import UsageError
 PAGE = Path(__file__).parents[2] / "docs" / "python.md"
 
 
+@pytest.mark.slow
 def test_importing_is_light_and_every_name_comes_when_it_is_asked_for():
     code = (
         "import sys, parsit\n"

@@ -16,6 +16,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from parsit import hf
 from parsit.config import load_architecture
 
+# Each is a process that imports torch, or several programs.
+pytestmark = pytest.mark.slow
+
 NO_HUB = "http://127.0.0.1:9"  # nobody listens there
 ADVICE = "; name a folder that holds it with --model_name_or_path\n"
 

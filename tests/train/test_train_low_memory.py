@@ -98,6 +98,7 @@ def test_a_checkpoint_holds_the_frozen_weights_as_they_were(run, mini, processor
     assert all(name.startswith(("mm_projector", "image_newline")) for name in moved)
 
 
+@pytest.mark.slow
 def test_split_weights_learn_as_whole_ones_do(run, tmp_path):
     run(tmp_path / "adamw", bf16="true", max_steps=40, save_steps=100)
     run(tmp_path / "split", **BF16, max_steps=40, save_steps=100)
