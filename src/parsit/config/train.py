@@ -44,7 +44,8 @@ class ModelArguments:
         mm_spatial_pool_mode: average, max or bilinear.
         mm_pixel_shuffle: side of the square of patches joined into one token, before the projector.
         mm_use_im_start_end: put <|vision_start|> and <|vision_end|> around each image.
-        mm_use_im_patch_token: add the image tokens to a tokenizer that has none.
+        mm_use_im_patch_token: add the tokens of the chat format that a tokenizer lacks, the image tokens among them, as
+            is done by default; false: refuse such a tokenizer.
         mm_tunable_vision_layers: of the tower only these layers, as FIRST-LAST from 0, such as 20-25; by default all.
         pretrain_mm_mlp_adapter: take the projector from here: a run, a Parsit folder, or LLaVA's mm_projector.bin.
         lora_enable: train small matrices beside the frozen ones of the towers (LoRA); the projector trains fully.

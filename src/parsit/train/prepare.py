@@ -126,8 +126,8 @@ def prepare(
     architecture = architecture_of(config)
     start = checkpoint or _parsit_folder(config.model_name_or_path)
     if start and not checkpoint and config.vision_tower:
-        raise UsageError(f"--vision_tower {config.vision_tower}: the model in {config.model_name_or_path} has a tower of "
-                         "its own; leave the flag out")  # fmt: skip
+        model = config.model_name_or_path
+        raise UsageError(f"--vision_tower {config.vision_tower}: the model in {model} has a tower; leave the flag out")
     if not start:
         architecture = agreed(world, "model", lambda: _composed(config))
         hf.sound_config(architecture)  # flags that make no model are refused before data or weights are looked at
