@@ -83,6 +83,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "memory and devices": (
         "bf16",
+        "attn_implementation",
         "gradient_checkpointing",
         "gradient_checkpointing_layers",
         "torch_compile",
