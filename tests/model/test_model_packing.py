@@ -168,7 +168,9 @@ def test_flash_attention_is_told_the_cuts_and_gets_no_mask(parts, picture, monke
     def by_cuts(module, query, key, value, attention_mask, scaling=None, cu_seq_lens_q=None, **kwargs):
         if module.is_causal:  # the language model's; the tower has none
             seen.append((attention_mask, kwargs["max_length_q"]))
-            return packed_attention.packed_attention(module, query, key, value, None, scaling=scaling, cuts=cu_seq_lens_q)
+            return packed_attention.packed_attention(
+                module, query, key, value, None, scaling=scaling, cuts=cu_seq_lens_q
+            )
         return F.scaled_dot_product_attention(query, key, value, scale=scaling).transpose(1, 2), None
 
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._local_mapping, "flash_attention_2", by_cuts)

@@ -166,7 +166,9 @@ def test_attention_is_computed_as_the_flag_says(config, monkeypatch):
 
 
 def test_attention_that_cannot_be_had_is_refused(config):
-    with pytest.raises(UsageError, match="--attn_implementation eager would show samples of a packed row to each other"):
+    with pytest.raises(
+        UsageError, match="--attn_implementation eager would show samples of a packed row to each other"
+    ):
         config(attn_implementation="eager", packing=True)
     with pytest.raises(UsageError, match="flash_attention_2 computes in half precision alone: use --bf16 true"):
         config(attn_implementation="flash_attention_2")
@@ -178,7 +180,9 @@ def test_attention_that_cannot_be_had_is_refused(config):
 
 
 def test_a_model_that_has_a_tower_gets_no_other(config, folder):
-    with pytest.raises(UsageError, match=r"--vision_tower some/tower: the model in .*start has a tower; leave the flag"):
+    with pytest.raises(
+        UsageError, match=r"--vision_tower some/tower: the model in .*start has a tower; leave the flag"
+    ):
         prepare(config(vision_tower="some/tower"), World(), dry=True)
 
 

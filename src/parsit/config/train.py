@@ -314,7 +314,9 @@ class TrainConfig(ModelArguments, DataArguments, TrainingArguments):
                 "--attn_implementation eager would show samples of a packed row to each other: use sdpa, or --packing false"
             )
         if self.attn_implementation == "flash_attention_2" and self.bf16 == "false":
-            raise UsageError("--attn_implementation flash_attention_2 computes in half precision alone: use --bf16 true")
+            raise UsageError(
+                "--attn_implementation flash_attention_2 computes in half precision alone: use --bf16 true"
+            )
         for name in ("mm_tunable_vision_layers", "gradient_checkpointing_layers"):
             layer_range(getattr(self, name), name)
 
