@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from parsit import hf
-from parsit.config import TrainConfig, load_architecture, load_preset
+from parsit.config import TrainConfig, architecture_names, load_architecture, load_preset
 from parsit.train.memory import GB, BatchSize, Placement, estimate
 from parsit.train.objective import Objective, StepCounts
 from parsit.train.parts import checkpoint_activations
@@ -121,9 +121,9 @@ def measure(stage: str, flags: dict[str, Any]) -> dict[str, Any]:
 
 def tell_presets() -> None:
     """The estimates of one GPU, without weights: frozen language models as they come from the Hub, in bfloat16."""
-    row = BatchSize(positions=8192, tiles=46, labels=4500)
-    print(f"a row of {row.positions:,} positions, {row.tiles} tiles, {row.labels:,} labels")
-    for size, stage in product(("smol", "qwen3-1.7b", "qwen3-4b"), ("pretrain", "lora", "finetune")):
+    for size, stage in product(architecture_names()[1:], ("pretrain", "lora", "finetune")):
+        # Two pages of a preset's tiles and some more; those of 512 px are fewer.
+        row = BatchSize(positions=8192, tiles=32 if size == "qwen3-0.6b" else 46, labels=4500)
         values = load_preset(f"{size}/{stage}")
         optimizers = ("adamw", "adamw_bf16") if stage == "finetune" else (values.get("optim", "adamw"),)
         for optim, checkpointing in product(optimizers, (True, False)):
@@ -134,7 +134,8 @@ def tell_presets() -> None:
             if stage == "pretrain":
                 model.language_model.bfloat16()
             estimated = estimate(model, config, Placement(), row, bf16=True)
-            print(f"{size}/{stage} {optim}{'' if checkpointing else ', no gradient checkpointing'}: {estimated}")
+            named = f"{size}/{stage} {optim}{'' if checkpointing else ', no gradient checkpointing'}"
+            print(f"{named}, {row.tiles} tiles: {estimated}")
 
 
 def main() -> None:

@@ -17,9 +17,11 @@ train_stage() { # stage, further flags of `parsit train`
   shift
   size="${MODEL_SIZE:-1.7B}"
   case "$size" in
+    0.6B | 0.6b) preset="qwen3-0.6b" ;;
     1.7B | 1.7b) preset="qwen3-1.7b" ;;
     4B | 4b) preset="qwen3-4b" ;;
-    *) stop "MODEL_SIZE is $size: it must be 1.7B or 4B" ;;
+    8B | 8b) preset="qwen3-8b" ;;
+    *) stop "MODEL_SIZE is $size: it must be 0.6B, 1.7B, 4B or 8B" ;;
   esac
   if ! given --data "$@"; then
     [[ -n "${DATA:-}" ]] || stop "no data: set DATA, or give --data FILE"

@@ -36,7 +36,9 @@ def bpe_tokenizer(special: list[str], bos: str | None = None, **roles: str) -> P
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    raw.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet))
+    raw.train_from_iterator(
+        TEXT, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
+    )
     if bos:
         pair = (bos, raw.token_to_id(bos))
         raw.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[pair])

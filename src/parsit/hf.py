@@ -60,6 +60,9 @@ AutoProcessor.register(ParsitConfig, ParsitProcessor, exist_ok=True)
 AutoImageProcessor.register(ParsitConfig, slow_image_processor_class=ParsitImageProcessor, exist_ok=True)
 
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
+
+
 class PartError(InputError):
     """A pretrained part cannot be had; `part` is the kind: tokenizer, language model or vision tower.
 
@@ -210,7 +213,8 @@ def _require_no_mistyped_folder(name: str, what: str) -> None:
     """
     path = Path(name)
     if path.is_dir():
-        needed = ("tokenizer_config.json", "config.json") if what == "tokenizer" else ("config.json",)
+        # Of a folder without a tokenizer transformers makes one without a vocabulary, and says nothing.
+        needed = TOKENIZER_FILES if what == "tokenizer" else ("config.json",)
         if not any((path / file).is_file() for file in needed):
             raise PartError(f"{name}: no {what} there: a folder with {needed[0]} is needed", what)
         return

@@ -104,7 +104,7 @@ def test_a_command_of_llava_next_is_answered_all_at_once():
     said = str(raised.value)
     theirs = ["version", "data_path", "group_by_modality_length", "evaluation_strategy", "save_strategy", "tf32"]
     theirs += ["lazy_preprocess", "torch_compile_backend", "dataloader_drop_last", "frames_upbound"]
-    theirs += ["mm_newline_position", "attn_implementation"]
+    theirs += ["mm_newline_position"]
     assert [name for name in theirs if f"--{name}: " not in said] == []
     assert "unknown option --epochs, did you mean --num_train_epochs?" in said
     assert "\n" not in said

@@ -8,6 +8,8 @@ from itertools import pairwise
 
 import pytest
 import torch
+import torch.nn.functional as F
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from parsit import hf
 from parsit.model import packed_attention
@@ -156,3 +158,29 @@ def test_the_variable_length_kernel_equals_one_call_for_each_conversation(parts,
         slow = model(**batch.model_inputs(with_labels=False)).logits.float()
     assert len(calls) == architecture.text_config["num_hidden_layers"]
     torch.testing.assert_close(fast, slow, atol=0.05, rtol=0.05)
+
+
+def test_flash_attention_is_told_the_cuts_and_gets_no_mask(parts, picture, monkeypatch):
+    """The package is on no CPU: what it computes from the cuts that transformers hands it is computed here by SDPA."""
+    architecture, processor = parts
+    seen = []
+
+    def by_cuts(module, query, key, value, attention_mask, scaling=None, cu_seq_lens_q=None, **kwargs):
+        if module.is_causal:  # the language model's; the tower has none
+            seen.append((attention_mask, kwargs["max_length_q"]))
+            return packed_attention.packed_attention(
+                module, query, key, value, None, scaling=scaling, cuts=cu_seq_lens_q
+            )
+        return F.scaled_dot_product_attention(query, key, value, scale=scaling).transpose(1, 2), None
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._local_mapping, "flash_attention_2", by_cuts)
+    batch = collate_packed(features(processor, picture), processor.chat_tokens.pad)
+    losses = []
+    for implementation in ("sdpa", "flash_attention_2"):
+        model = hf.new_model(architecture, processor, seed=0).eval()
+        model.set_attention(implementation)
+        model.enable_packing()
+        losses.append(float(model(**batch.model_inputs()).loss.detach()))
+    longest = int(batch.cu_seq_lens.diff().max())
+    assert seen == [(None, longest)] * architecture.text_config["num_hidden_layers"]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)

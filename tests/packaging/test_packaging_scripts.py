@@ -36,7 +36,7 @@ def started(name, *arguments, cwd, **variables):
 
 @pytest.fixture
 def folder(tmp_path):
-    for size in ("1.7b", "4b"):
+    for size in ("0.6b", "1.7b", "4b", "8b"):
         (tmp_path / "runs" / f"qwen3-{size}-pretrain").mkdir(parents=True)
     return tmp_path
 
@@ -67,10 +67,11 @@ def test_each_script_starts_its_stage(folder, name, architecture, stage):
 
 @pytest.mark.parametrize("name", ["pretrain.sh", "finetune.sh", "train_lora.sh"])
 def test_the_size_is_chosen_by_a_variable_and_a_wrong_one_is_refused(folder, name):
-    assert started(name, cwd=folder, MODEL_SIZE="4B").architecture == "qwen3-4b"
+    for size in ("0.6B", "4B", "8B"):
+        assert started(name, cwd=folder, MODEL_SIZE=size).architecture == f"qwen3-{size.lower()}"
     code, lines, errors = script(name, cwd=folder, MODEL_SIZE="7B")
     assert (code, lines) == (2, [])
-    assert errors == f"{name}: MODEL_SIZE is 7B: it must be 1.7B or 4B\n"
+    assert errors == f"{name}: MODEL_SIZE is 7B: it must be 0.6B, 1.7B, 4B or 8B\n"
 
 
 def test_flags_go_before_variables(folder):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from dist_support import make_data, metrics
-from parts_support import bpe_tokenizer, save_decoder, save_tower
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 
 from parsit import hf
@@ -16,9 +14,9 @@ from parsit.cli import export
 from parsit.config import TrainConfig
 from parsit.data.files import read_files
 from parsit.processing.collate import collate, collate_packed
-from parsit.train.fit import fit
-from parsit.train.prepare import prepare
+from parsit.train.fit import run
 from parsit.train.world import World
+from parts_support import bpe_tokenizer, save_decoder, save_tower
 
 LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                "original_max_position_embeddings": 64}  # fmt: skip
@@ -90,53 +88,50 @@ def plain_composition(folder: Path, tower: str, decoder: str, model, batch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("tower", "decoder"), COMBINATIONS, ids="+".join)
-def test_a_combination_is_composed_trained_saved_and_read_again(folder, tmp_path, capsys, tower, decoder):
+@pytest.mark.parametrize(("tower", "decoder"), COMBINATIONS, ids=["+".join(pair) for pair in COMBINATIONS])
+def test_a_combination_is_composed_trained_saved_and_read_again(folder, tmp_path, tower, decoder):
     flags = {"vision_tower": folder / tower, "model_name_or_path": folder / decoder, **PLAIN, "packing": True}
     flags |= {"max_steps": 2, "dataloader_num_workers": 0, "optim": "adamw", "model_max_length": 256}
     config = TrainConfig.from_preset("tiny/finetune", data=folder / "d.jsonl", output_dir=tmp_path / "run", **flags)
-    said = []
-    prepared = prepare(config, World(), say=said.append, dry=True)
-    model, processor = prepared.model.eval(), prepared.processor
-    assert prepared.drawn == {"projector"}
-    assert list(processor.added_tokens) == ADDED[decoder]
-    told = [line for line in said if line.startswith("tokenizer: ")]
-    assert told == ([f"tokenizer: {', '.join(ADDED[decoder])} are new to the language model; their rows are trained "
-                     "with it"] if ADDED[decoder] else [])  # fmt: skip
-
     samples = [sample.turns for sample in read_files([folder / "d.jsonl"], None)]
-    items = [processor.encode(turns) for turns in samples[3:8]]  # text alone, one image, two images
-    batch = collate(items, processor.chat_tokens.pad)
+    said, seen = [], []
+
+    def look(prepared):
+        # Text alone, one image, two images.
+        items = [prepared.processor.encode(turns) for turns in samples[3:8]]
+        seen.extend([prepared.processor.chat_tokens, items])
+        assert prepared.drawn == {"projector"}
+        assert list(prepared.processor.added_tokens) == ADDED[decoder]
+        assert_computes_as_its_parts(folder, tower, decoder, prepared.model, items, prepared.processor)
+
+    result = run(config, World(), say=said.append, on_prepared=look)
+    added = f"tokenizer: {', '.join(ADDED[decoder])} are new to the language model; their rows are trained with it"
+    assert [line for line in said if line.startswith("tokenizer: ")] == ([added] if ADDED[decoder] else [])
+    assert [step["step"] for step in metrics(tmp_path / "run") if "loss" in step] == [1, 2]
+    chat_tokens, items = seen
+    export.main([str(result.checkpoint), "--out", str(tmp_path / "model")])
+    model, processor = hf.load_model(result.checkpoint).eval(), AutoProcessor.from_pretrained(tmp_path / "model")
+    assert (type(processor), processor.chat_tokens) == (hf.ParsitProcessor, chat_tokens)
+    assert torch.equal(processor.encode(samples[3]).input_ids, items[0].input_ids)
+    assert model.config.text_config.vocab_size >= len(processor.tokenizer)
+    exported = AutoModelForImageTextToText.from_pretrained(tmp_path / "model").eval()
+    prompt = collate([processor.encode(samples[4][:1], True)], chat_tokens.pad).model_inputs(with_labels=False)
+    answer = model.generate(**prompt, max_new_tokens=4, eos_token_id=None)
+    assert torch.equal(exported.generate(**prompt, max_new_tokens=4, use_cache=False, eos_token_id=None), answer)
+
+
+def assert_computes_as_its_parts(folder, tower, decoder, model, items, processor):
+    """Scores are those of transformers' modules, and a packed row has the loss of its samples."""
+    model.eval()
+    pad = processor.chat_tokens.pad
+    batch = collate(items, pad)
     with torch.no_grad():
         logits = model(**batch.model_inputs(with_labels=False)).logits
         expected = plain_composition(folder, tower, decoder, model, batch)
-    kept = batch.attention_mask.bool()
-    assert (logits - expected)[kept].abs().max() <= 1e-4 * expected.abs().max()
-    assert logits[kept].std() > 0.1
-
-    alone = sum(float(model(**collate([item], 0).model_inputs(), num_items_in_batch=1).loss.detach()) for item in items)
-    model.enable_packing()
-    packed = collate_packed(items, processor.chat_tokens.pad)
-    together = float(model(**packed.model_inputs(), num_items_in_batch=1).loss.detach())
-    assert together == pytest.approx(alone, rel=1e-5)
-
-    result = fit(config)
-    losses = [step["loss"] for step in metrics(tmp_path / "run") if "loss" in step]
-    assert len(losses) == 2
-    trained, saved = hf.load_model(result.checkpoint).eval(), hf.load_processor(result.checkpoint)
-    assert (saved.chat_tokens, saved.encode(samples[3]).input_ids.tolist()) == (
-        processor.chat_tokens,
-        items[0].input_ids.tolist(),
-    )
-    prompt = collate([saved.encode(samples[0][:1], True)], saved.chat_tokens.pad).model_inputs(with_labels=False)
-    answer = trained.generate(**prompt, max_new_tokens=4, eos_token_id=None)
-    assert torch.equal(trained.generate(**prompt, max_new_tokens=4, use_cache=False, eos_token_id=None), answer)
-
-    export.main([str(result.checkpoint), "--out", str(tmp_path / "model")])
-    again = AutoModelForImageTextToText.from_pretrained(tmp_path / "model").eval()
-    read = AutoProcessor.from_pretrained(tmp_path / "model")
-    assert type(read) is hf.ParsitProcessor
-    with torch.no_grad():
-        inputs = batch.model_inputs(with_labels=False)
-        assert torch.equal(again(**inputs).logits, trained(**inputs).logits)
-    assert json.loads((tmp_path / "model" / "config.json").read_text())["text_config"]["vocab_size"] >= len(read.tokenizer)
+        kept = batch.attention_mask.bool()
+        assert (logits - expected)[kept].abs().max() <= 1e-4 * expected.abs().max()
+        assert logits[kept].std() > 0.1
+        alone = sum(float(model(**collate([item], pad).model_inputs(), num_items_in_batch=1).loss) for item in items)
+        model.enable_packing()
+        packed = model(**collate_packed(items, pad).model_inputs(), num_items_in_batch=1)
+    assert float(packed.loss) == pytest.approx(alone, rel=1e-5)

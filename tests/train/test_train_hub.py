@@ -77,7 +77,7 @@ def test_what_lies_in_the_hubs_cache_is_taken_where_the_hub_does_not_answer(fold
     assert done.returncode == 0, done.stdout + done.stderr
     shutil.rmtree(snapshot)
     done = parsit(folder, NO_HUB, "check", "tiny/finetune", "--model_name_or_path", "someone/lm", "--no_step")
-    assert (done.returncode, "cannot get the tokenizer of someone/lm" in done.stdout) == (1, True)
+    assert (done.returncode, "cannot get the language model of someone/lm" in done.stdout) == (1, True)
 
 
 def test_a_hub_that_answers_is_asked_for_the_files(folder):

@@ -9,9 +9,13 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 from dist_support import free_port, make_data, make_start
+from parts_support import bpe_tokenizer, save_decoder
+from transformers.utils.import_utils import is_flash_attn_2_available
 
 from parsit.config import TrainConfig
+from parsit.processing.collate import collate
 from parsit.train.fit import MemoryFullError, fit, run
 from parsit.train.prepare import PreparationError, prepare
 from parsit.train.world import World
@@ -147,3 +151,47 @@ def test_memory_that_runs_out_in_mid_run_is_one_line(config, tmp_path):
         run(config(), World(), on_prepared=fill_memory)
     assert str(raised.value).startswith("out of memory: CUDA out of memory. Tried to allocate 20 GiB.: --gradient_ch")
     assert "\n" not in str(raised.value)
+
+
+def test_attention_is_computed_as_the_flag_says(config, monkeypatch):
+    calls, losses, kernel = [], {}, F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *args, **kw: calls.append(1) or kernel(*args, **kw))
+    for implementation, layers in (("sdpa", 4), ("eager", 0)):  # two of the tower, two of the language model
+        calls.clear()
+        ready = prepare(config(attn_implementation=implementation), World(), dry=True)
+        batch = collate([ready.processor.encode(ready.training.samples[n].turns) for n in (0, 3)], 0)
+        losses[implementation] = float(ready.model(**batch.model_inputs()).loss.detach())
+        assert len(calls) == layers
+    assert losses["eager"] == pytest.approx(losses["sdpa"], rel=1e-5)
+
+
+def test_attention_that_cannot_be_had_is_refused(config):
+    with pytest.raises(
+        UsageError, match="--attn_implementation eager would show samples of a packed row to each other"
+    ):
+        config(attn_implementation="eager", packing=True)
+    with pytest.raises(UsageError, match="flash_attention_2 computes in half precision alone: use --bf16 true"):
+        config(attn_implementation="flash_attention_2")
+    with pytest.raises(UsageError, match="unknown value of --attn_implementation 'flash'"):
+        config(attn_implementation="flash")
+    if not is_flash_attn_2_available():
+        with pytest.raises(InputError, match="flash_attention_2: needs a GPU and the package flash-attn"):
+            prepare(config(attn_implementation="flash_attention_2", bf16="true"), World(), dry=True)
+
+
+def test_a_model_that_has_a_tower_gets_no_other(config, folder):
+    with pytest.raises(
+        UsageError, match=r"--vision_tower some/tower: the model in .*start has a tower; leave the flag"
+    ):
+        prepare(config(vision_tower="some/tower"), World(), dry=True)
+
+
+def test_rows_of_added_tokens_that_stay_as_drawn_are_told(config, folder, tmp_path):
+    save_decoder(tmp_path / "lm", "llama", bpe_tokenizer(["</s>"], eos_token="</s>"))
+    said = []
+    flags = {"architecture": "tiny", "model_name_or_path": str(tmp_path / "lm"), "mm_tunable_parts": "mm_mlp_adapter"}
+    prepare(config(**flags), World(), say=said.append, dry=True)
+    assert said[0] == (
+        "tokenizer: <|im_start|>, <|image_pad|>, <|endoftext|>, <|vision_start|>, <|vision_end|> are new to the language "
+        "model; their rows stay as they are drawn, as its embeddings are frozen"
+    )

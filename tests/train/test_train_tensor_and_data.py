@@ -19,7 +19,7 @@ from parsit import hf
 from parsit.config import TrainConfig
 from parsit.train.memory import BatchSize, Placement, estimate
 from parsit.train.parts import set_tunable
-from parsit.train.strategies.tensor import buckets
+from parsit.train.strategies.tensor import buckets, require_plan
 from parsit.train.world import data_size
 from parsit.types import UsageError
 
@@ -52,7 +52,9 @@ def folder(tmp_path_factory, odd):
     folder = tmp_path_factory.mktemp("tensor-and-data")
     make_data(folder)
     for name, tied in (("start", True), ("start-untied", False)):
-        make_start(folder, dataclasses.replace(odd, text_config=odd.text_config | {"tie_word_embeddings": tied}), name)
+        # Biases, as Qwen2 has them: they are cut, and the norms beside them in a group are not.
+        text = odd.text_config | {"tie_word_embeddings": tied, "attention_bias": not tied}
+        make_start(folder, dataclasses.replace(odd, text_config=text), name)
     return folder
 
 
@@ -199,3 +201,12 @@ def test_the_estimate_knows_both_ways(odd):
     assert [placement.data_ranks for placement in placements] == [1, 4, 4]
     with pytest.raises(UsageError, match=r"--tp 3 with 8 processes"):
         Placement.of(TrainConfig(tp=3), 8)
+
+
+def test_a_decoder_of_a_family_without_a_plan_is_refused():
+    for family in ("qwen3", "qwen2", "llama"):
+        require_plan(family)
+    with pytest.raises(
+        UsageError, match="--tp cuts qwen3, qwen2, llama; the language model is a olmo2: use --fsdp true"
+    ):
+        require_plan("olmo2")

@@ -83,6 +83,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "memory and devices": (
         "bf16",
+        "attn_implementation",
         "gradient_checkpointing",
         "gradient_checkpointing_layers",
         "torch_compile",
@@ -144,7 +145,8 @@ def _presets() -> str:
     stages = list(dict.fromkeys(name.split("/")[1] for name in preset_names()))
     shared = [stage for stage in stages if all(f"{name}/{stage}" in preset_names() for name in architectures)]
     others = [name for name in preset_names() if name.split("/")[1] not in shared]
-    return f"{', '.join(architectures)}, each with /{', /'.join(shared)}; also {', '.join(others)}"
+    each = f"{', '.join(architectures)}, each with /{', /'.join(shared)}; also {', '.join(others)}"
+    return f"{each}; or an architecture's YAML file, with or without a stage"
 
 
 def parse_run(parser: Parser, argv: list[str], own: tuple[str, ...] = ()) -> tuple[TrainConfig, dict[str, Any]]:

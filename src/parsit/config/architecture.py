@@ -32,6 +32,10 @@ PROCESSING_FLAGS = ("mm_use_im_start_end", "mm_use_im_patch_token")
 DEFAULT_BASE = "qwen3-1.7b"
 # A part of an architecture, and the section that holds its configuration.
 _PARTS = {"vision_tower": "vision_config", "model_name_or_path": "text_config"}
+# What a file of one's own may say.
+_SECTIONS = ("vision_config", "text_config", "multimodal", "processing", "stages")
+_TEXTS = ("base", "description", "vision_tower", "model_name_or_path", "tokenizer")
+_PROCESSING = (*PROCESSING_FLAGS, "reading_unit", "read_prompt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,7 @@ def _of_file(path: Path) -> Architecture:
     said = _read(path)
     base = load_architecture(said.pop("base", DEFAULT_BASE))
     said.pop("stages", None)
-    merged = asdict(base) | {"name": str(path), "description": f"as {base.name}, changed"}
+    merged: dict[str, Any] = asdict(base) | {"name": str(path), "description": f"as {base.name}, changed"}
     for part, section in _PARTS.items():
         if said.get(part) and section not in said:
             merged[section] = {}
@@ -121,11 +125,6 @@ def _of_file(path: Path) -> Architecture:
         _require_known(path, section, changes, known)
         merged[section] |= changes
     return Architecture(**merged | said)
-
-
-_PROCESSING = (*PROCESSING_FLAGS, "reading_unit", "read_prompt")
-_SECTIONS = ("vision_config", "text_config", "multimodal", "processing", "stages")
-_TEXTS = ("base", "description", "vision_tower", "model_name_or_path", "tokenizer")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -41,8 +41,8 @@ def first_stage(architecture: str) -> str:
 def stage_values(name: str) -> dict[str, Any]:
     """The settings of `ARCHITECTURE[/STAGE]` by name, `architecture` among them.
 
-    Without a stage: `scratch` for tiny, `finetune` for the others. A file of one's own has the stages of the preset that
-    it changes, and its own values in them.
+    Without a stage: `scratch` for tiny, `finetune` for the others. A file of one's own has the stages of its base, with
+    its own values in them.
 
     Raises:
         UsageError: no such preset.

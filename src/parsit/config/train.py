@@ -44,7 +44,8 @@ class ModelArguments:
         mm_spatial_pool_mode: average, max or bilinear.
         mm_pixel_shuffle: side of the square of patches joined into one token, before the projector.
         mm_use_im_start_end: put <|vision_start|> and <|vision_end|> around each image.
-        mm_use_im_patch_token: add the image tokens to a tokenizer that has none.
+        mm_use_im_patch_token: add the tokens of the chat format that a tokenizer lacks, the image tokens among them, as
+            is done by default; false: refuse such a tokenizer.
         mm_tunable_vision_layers: of the tower only these layers, as FIRST-LAST from 0, such as 20-25; by default all.
         pretrain_mm_mlp_adapter: take the projector from here: a run, a Parsit folder, or LLaVA's mm_projector.bin.
         lora_enable: train small matrices beside the frozen ones of the towers (LoRA); the projector trains fully.
@@ -163,6 +164,9 @@ class TrainingArguments:
         glyph_loss_weight: weight of the loss that asks each patch which glyphs lie in it, on data with glyph boxes;
             0: off.
         bf16: compute in bfloat16: auto (where the machine is made for it), true or false.
+        attn_implementation: attention of tower and language model: sdpa (torch's kernels, for packed rows its
+            variable-length one), eager (plain matrix products, to compare with), or flash_attention_2 (the package
+            flash-attn, on a GPU in bfloat16).
         gradient_checkpointing: recompute activations in the backward pass to save memory.
         torch_compile: compile the layers (torch.compile); the first step takes up to a minute longer.
         logging_steps: steps between lines in a pipe, and between tracker entries.
@@ -203,6 +207,7 @@ class TrainingArguments:
     max_grad_norm: float = 1.0
     glyph_loss_weight: float = 0.0
     bf16: Literal["auto", "true", "false"] = "auto"
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     gradient_checkpointing: bool = False
     torch_compile: bool = False
     logging_steps: int = 10
@@ -304,6 +309,14 @@ class TrainConfig(ModelArguments, DataArguments, TrainingArguments):
         if self.torch_compile and (self.deepspeed or self.tp > 1):
             way = "deepspeed" if self.deepspeed else "tp"
             raise UsageError(f"--torch_compile and --{way} cannot be combined: its hooks lie inside compiled layers")
+        if self.attn_implementation == "eager" and self.packing:
+            raise UsageError(
+                "--attn_implementation eager would show samples of a packed row to each other: use sdpa, or --packing false"
+            )
+        if self.attn_implementation == "flash_attention_2" and self.bf16 == "false":
+            raise UsageError(
+                "--attn_implementation flash_attention_2 computes in half precision alone: use --bf16 true"
+            )
         for name in ("mm_tunable_vision_layers", "gradient_checkpointing_layers"):
             layer_range(getattr(self, name), name)
 

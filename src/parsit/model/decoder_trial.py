@@ -1,8 +1,8 @@
 """A decoder of another family than those that are tested is tried on a few tokens before anything is trained with it.
 
-Parsit does two things in transformers' place: packed rows go through its attention, and scores are `lm_head` of the last
-hidden state. A decoder that does more (scales its scores, adds a bias to attention) would load, train and give other
-text. No configuration shows that for all of them, but a few numbers do.
+Parsit does two things in transformers' place: packed rows go through its attention, and scores are `lm_head` of the
+last hidden state. A decoder that does more (scales its scores, adds a bias to attention) would load, train and give
+other text. No configuration shows that for all of them, but a few numbers do.
 """
 
 from __future__ import annotations
@@ -33,19 +33,20 @@ def require_computes_alike(model: ParsitForConditionalGeneration, name: str) -> 
     text = model.config.text_config
     if text.model_type in TESTED or model.device.type == "meta":
         return
-    ids = torch.arange(sum(_LENGTHS))[None] % text.vocab_size
-    training, implementation = model.training, text._attn_implementation
+    training = model.training
+    before = [(config, config._attn_implementation) for config in (text, model.language_model.config)]
     model.eval()
-    segments = ids.split(_LENGTHS, dim=1)
-    expected = [model.language_model(input_ids=segment).logits for segment in segments]
-    found = [model(input_ids=segment).logits for segment in segments]
-    _require_same(torch.cat(expected, 1), torch.cat(found, 1), f"{name}: its scores are not its lm_head's ({{}})")
+    embeds_BTD = model.get_input_embeddings()(torch.arange(sum(_LENGTHS))[None] % text.vocab_size)
+    segments = embeds_BTD.split(_LENGTHS, dim=1)
+    expected = torch.cat([model.language_model(inputs_embeds=segment).logits for segment in segments], 1)
+    found = torch.cat([model(inputs_embeds=segment).logits for segment in segments], 1)
+    _require_same(expected, found, f"{name}: its scores are not its lm_head's ({{}})")
     model.enable_packing()
     positions = torch.cat([torch.arange(length) for length in _LENGTHS])[None]
-    cuts = torch.tensor([0, *_LENGTHS], dtype=torch.int32).cumsum(0, dtype=torch.int32)
-    packed = model(input_ids=ids, position_ids=positions, cu_seq_lens=cuts).logits
-    _require_same(torch.cat(expected, 1), packed, f"{name}: its packed rows compute something else ({{}})")
-    for config in (text, model.language_model.config):
+    cuts = torch.tensor([0, *_LENGTHS]).cumsum(0).int()
+    packed = model(inputs_embeds=embeds_BTD, position_ids=positions, cu_seq_lens=cuts).logits
+    _require_same(expected, packed, f"{name}: its packed rows compute something else ({{}})")
+    for config, implementation in before:
         config._attn_implementation = implementation
     model.train(training)
 

@@ -107,8 +107,18 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """The language model without `lm_head`."""
         return self.language_model.get_decoder()
 
+    def set_attention(self, implementation: str) -> None:
+        """Compute attention in tower and language model by `implementation`, as transformers calls it."""
+        for config in (self.vision_tower.config, self.config.text_config, self.language_model.config):
+            config._attn_implementation = implementation
+
     def enable_packing(self) -> None:
-        """Give the language model the attention that packed batches need; others are computed by SDPA as before."""
+        """Give the language model the attention that packed batches need; others are computed by SDPA as before.
+
+        FlashAttention packs by itself, and stays.
+        """
+        if self.language_model.config._attn_implementation in packed_attention.FLASH:
+            return
         packed_attention.register()
         for config in (self.config.text_config, self.language_model.config):
             config._attn_implementation = packed_attention.NAME
@@ -245,9 +255,9 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 input_ids, pixel_values, image_sizes, image_positions, self.training or labels is not None
             )
         if cu_seq_lens is not None:
-            if self.config.text_config._attn_implementation != packed_attention.NAME:
-                raise ValueError("cu_seq_lens without enable_packing(): conversations would see each other")
-            kwargs |= packed_attention.packed_inputs(inputs_embeds, cu_seq_lens)
+            kwargs |= packed_attention.packed_inputs(
+                inputs_embeds, cu_seq_lens, self.language_model.config._attn_implementation
+            )
             attention_mask = kwargs.pop("attention_mask")
         decoded = self.get_decoder()(
             inputs_embeds=inputs_embeds,

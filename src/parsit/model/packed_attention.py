@@ -20,6 +20,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 NAME = "parsit_packed"
+# transformers' names of attentions that pack by themselves, where they are told the cuts.
+FLASH = ("flash_attention_2", "flash_attention_3")
 
 
 def register() -> None:
@@ -29,16 +31,19 @@ def register() -> None:
     AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
-def packed_inputs(inputs_embeds: torch.Tensor, cu_seq_lens: torch.Tensor) -> dict[str, Any]:
-    """Keyword arguments that make a decoder with this attention treat a row as packed.
+def packed_inputs(inputs_embeds: torch.Tensor, cu_seq_lens: torch.Tensor, implementation: str = NAME) -> dict[str, Any]:
+    """Keyword arguments that make a decoder with this attention, or FlashAttention, treat a row as packed.
 
     Args:
         inputs_embeds: `float[1, T, D]`.
         cu_seq_lens: `int[conversations + 1]` on the CPU: where each conversation begins, and the end of the last.
+        implementation: the decoder's attention, as transformers calls it.
 
     Raises:
-        ValueError: more than one row, or cuts that do not cover it.
+        ValueError: more than one row, cuts that do not cover it, or an attention that packs nothing.
     """
+    if implementation not in (NAME, *FLASH):
+        raise ValueError("cu_seq_lens without enable_packing(): conversations would see each other")
     cuts = cu_seq_lens.tolist()
     if inputs_embeds.shape[0] != 1 or cuts[0] != 0 or cuts[-1] != inputs_embeds.shape[1]:
         raise ValueError(
@@ -47,16 +52,17 @@ def packed_inputs(inputs_embeds: torch.Tensor, cu_seq_lens: torch.Tensor) -> dic
         )
     lengths = [end - start for start, end in pairwise(cuts)]
     on_device = cu_seq_lens.to(inputs_embeds.device, torch.int32, non_blocking=True)
-    return {
-        # A mask with four dimensions is handed through as it is, whereas None would make transformers build one.
-        "attention_mask": inputs_embeds.new_zeros(1, 1, 1, 1),
+    inputs: dict[str, Any] = {
         "cu_seq_lens_q": on_device,
         "cu_seq_lens_k": on_device,
         "max_length_q": max(lengths),
         "max_length_k": max(lengths),
-        # A tensor, as numbers in a tuple would be compiled anew for each row.
-        "cuts": cu_seq_lens,
     }
+    if implementation in FLASH:
+        return inputs | {"attention_mask": None}
+    # A mask with four dimensions is handed through as it is, whereas None would make transformers build one. The cuts are
+    # a tensor, as numbers in a tuple would be compiled anew for each row.
+    return inputs | {"attention_mask": inputs_embeds.new_zeros(1, 1, 1, 1), "cuts": cu_seq_lens}
 
 
 def packed_attention(

@@ -33,6 +33,7 @@ IMAGE_TOKEN = "<|image_pad|>"
 VISION_START = "<|vision_start|>"
 VISION_END = "<|vision_end|>"
 PAD_TOKEN = "<|endoftext|>"
+_OTHER_PAD_TOKEN = "<|pad|>"
 
 IGNORE_INDEX = -100
 
@@ -63,9 +64,10 @@ class ChatTokens:
             ValueError: a token that the tokenizer does not have, or that a text could contain, or a pad token that
                 ends turns.
         """
-        vocabulary = tokenizer.get_vocab()
         end, pad = end_of_turn(tokenizer), str(tokenizer.pad_token or PAD_TOKEN)
-        missing = [token for token in _needed(end, pad, mm_use_im_start_end) if token not in vocabulary]
+        needed = _needed(end, pad, mm_use_im_start_end)
+        ids = {token: number for token in needed if (number := _id_of(token, tokenizer)) is not None}
+        missing = [token for token in needed if token not in ids]
         if missing:
             raise ValueError(
                 f"the tokenizer has no {', '.join(missing)}: let mm_use_im_patch_token add what is missing, "
@@ -77,12 +79,12 @@ class ChatTokens:
                 f"set pad_token to {PAD_TOKEN}"
             )
         tokens = cls(
-            im_start=vocabulary[IM_START],
-            im_end=vocabulary[end],
-            image=vocabulary[IMAGE_TOKEN],
-            pad=vocabulary[pad],
-            vision_start=vocabulary[VISION_START] if mm_use_im_start_end else None,
-            vision_end=vocabulary[VISION_END] if mm_use_im_start_end else None,
+            im_start=ids[IM_START],
+            im_end=ids[end],
+            image=ids[IMAGE_TOKEN],
+            pad=ids[pad],
+            vision_start=ids.get(VISION_START),
+            vision_end=ids.get(VISION_END),
             bos=_begins_with(tokenizer),
         )
         _require_no_text_gives(tokens, tokenizer)
@@ -91,7 +93,7 @@ class ChatTokens:
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str:
     """The token that ends a turn: `<|im_end|>`, or where the tokenizer has none the end of its own texts."""
-    if IM_END in tokenizer.get_vocab() or not tokenizer.eos_token:
+    if _id_of(IM_END, tokenizer) is not None or not tokenizer.eos_token:
         return IM_END
     return str(tokenizer.eos_token)
 
@@ -99,16 +101,21 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str:
 def add_missing_tokens(tokenizer: PreTrainedTokenizerBase, mm_use_im_start_end: bool) -> tuple[str, ...]:
     """Add to a tokenizer what the chat format needs and it has not; those tokens, in the order of their new ids.
 
-    A pad token that ends turns, as SmolLM2's, gives way to `<|endoftext|>`.
+    A pad token that ends turns, as SmolLM2's, gives way to `<|endoftext|>`, or where that ends them to `<|pad|>`.
     """
     end = end_of_turn(tokenizer)
     if tokenizer.pad_token in (None, end):
-        tokenizer.pad_token = PAD_TOKEN
-    vocabulary = tokenizer.get_vocab()
+        tokenizer.pad_token = PAD_TOKEN if end != PAD_TOKEN else _OTHER_PAD_TOKEN
     needed = _needed(end, str(tokenizer.pad_token), mm_use_im_start_end)
-    missing = [token for token in needed if token not in vocabulary]
-    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in missing], special_tokens=True)
+    missing = [token for token in needed if _id_of(token, tokenizer) is None]
+    new = [AddedToken(token, special=True, normalized=False) for token in missing]
+    tokenizer.add_tokens(new, special_tokens=True)  # type: ignore[arg-type]  (transformers' name for the same class)
     return tuple(missing)
+
+
+def _id_of(token: str, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """A token's id, without a copy of the whole vocabulary; None: there is no such token."""
+    return tokenizer.backend_tokenizer.token_to_id(token)  # type: ignore[attr-defined]
 
 
 def _needed(end: str, pad: str, mm_use_im_start_end: bool) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from parsit.config import TrainConfig
 from parsit.train.adamw_bf16 import AdamWBF16
@@ -41,32 +42,43 @@ def groups_of(objective: nn.Module, config: TrainConfig) -> list[Group]:
 
     Vision tower and projector may have learning rates of their own; what has one dimension (norms,
     biases, `image_newline`) is not decayed. With `--optim muon` the matrices inside the layers are
-    Muon's; embeddings and output layers stay AdamW's, as its authors do it.
+    Muon's; embeddings and output layers stay AdamW's, as its authors do it. Under tensor parallelism
+    what is cut and what is whole are apart: no fused step takes both.
 
     Raises:
         ValueError: nothing is trained.
     """
     rates = peak_rates(config)
-    members: dict[tuple[str, str, bool], dict[str, nn.Parameter]] = {}
+    members: dict[tuple[str, str, bool, int], dict[str, nn.Parameter]] = {}
     for name, parameter in trainable(objective).items():
         decayed = parameter.ndim > 1 and "position_embedding" not in name
         # An adapter's two matrices are factors: made orthogonal one by one, their product means nothing.
         is_matrix = parameter.ndim == 2 and ".layers." in name and ".lora_" not in name
         optimizer = "muon" if config.optim == "muon" and is_matrix else "adamw"
-        members.setdefault((_part_of(name), optimizer, decayed), {})[name] = parameter
+        key = (_part_of(name), optimizer, decayed, _ways_cut(parameter))
+        members.setdefault(key, {})[name] = parameter
     if not members:
         raise ValueError("no parameter is trained: check mm_tunable_parts")
+    whole = {key[:3]: min(other[3] for other in members if other[:3] == key[:3]) for key in members}
     return [
         Group(
             part=part,
-            name=part + ("" if decayed else ".no_decay") + (".muon" if optimizer == "muon" else ""),
+            name=part
+            + ("" if decayed else ".no_decay")
+            + (".muon" if optimizer == "muon" else "")
+            + (".cut" if ways > whole[part, optimizer, decayed] else ""),
             optimizer=optimizer,
             learning_rate=rates[part],
             weight_decay=config.weight_decay if decayed else 0.0,
             parameters=parameters,
         )
-        for (part, optimizer, decayed), parameters in members.items()
+        for (part, optimizer, decayed, ways), parameters in members.items()
     ]
+
+
+def _ways_cut(parameter: nn.Parameter) -> int:
+    """Over how many dimensions of the processes' mesh a parameter lies; 0: it is whole in each."""
+    return parameter.device_mesh.ndim if isinstance(parameter, DTensor) else 0
 
 
 def _part_of(name: str) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import torch
+from transformers.utils.import_utils import is_flash_attn_2_available
 
 from parsit import hf
 from parsit.config import (
@@ -120,14 +121,17 @@ def prepare(
         UsageError: flags that contradict each other, the checkpoint or the model.
     """
     data_size(world.size, config.tp)  # refuses what does not fit, before anything is loaded
+    if config.attn_implementation == "flash_attention_2" and not is_flash_attn_2_available():
+        raise InputError("--attn_implementation flash_attention_2: needs a GPU and the package flash-attn, made for this "
+                         "torch; sdpa needs neither")  # fmt: skip
     if config.deepspeed:
         zero_settings(config.deepspeed)  # likewise
     checkpoint = None if dry else world.on_first(lambda: checkpoint_to_resume(config, say))
     architecture = architecture_of(config)
     start = checkpoint or _parsit_folder(config.model_name_or_path)
     if start and not checkpoint and config.vision_tower:
-        raise UsageError(f"--vision_tower {config.vision_tower}: the model in {config.model_name_or_path} has a tower of "
-                         "its own; leave the flag out")  # fmt: skip
+        model = config.model_name_or_path
+        raise UsageError(f"--vision_tower {config.vision_tower}: the model in {model} has a tower; leave the flag out")
     if not start:
         architecture = agreed(world, "model", lambda: _composed(config))
         hf.sound_config(architecture)  # flags that make no model are refused before data or weights are looked at
@@ -143,6 +147,8 @@ def prepare(
         training.write_findings(Path(str(config.output_dir)) / "set_aside.jsonl")
     started, base = _start_and_base(config, architecture, processor, start, checkpoint is not None, world, dry)
     model = started.model
+    if config.attn_implementation != "sdpa":  # which transformers takes by itself
+        model.set_attention(config.attn_implementation)
     _require_given_flags(config, model, processor)
     read_samples = sampler(processor, validation) if config.sample_steps and validation is not None else None
     if checkpoint and world.is_first:

@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor, Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from parsit.model import ParsitForConditionalGeneration
+from parsit.model.decoder_trial import TESTED
 from parsit.processing.collate import Batch
 from parsit.train.objective import Losses, Objective, StepCounts
 from parsit.train.parts import layers_of
@@ -58,10 +59,11 @@ class TensorParallel(Strategy):
         """The objective with the language model's matrices cut.
 
         Raises:
-            UsageError: there are heads that `tp` does not divide.
+            UsageError: there are heads that `tp` does not divide; or as `require_plan`.
         """
         tp = self.config.tp
         text = objective.model.config.text_config
+        require_plan(text.model_type)
         for what, count in (
             ("attention heads", text.num_attention_heads),
             ("key/value heads", text.num_key_value_heads),
@@ -103,6 +105,16 @@ class TensorAndFullyShard(TensorParallel, FullyShard):
 
     def _wrap(self, objective: Objective) -> nn.Module:
         return self._sharded(self._cut(objective), self.mesh["data"])
+
+
+def require_plan(model_type: str) -> None:
+    """Refuse a decoder whose layers may have other matrices, or norms of what is cut, than the plan says.
+
+    Raises:
+        UsageError: it is of a family that was not tested.
+    """
+    if model_type not in TESTED:
+        raise UsageError(f"--tp cuts {', '.join(TESTED)}; the language model is a {model_type}: use --fsdp true")
 
 
 def _cut_matrices(model: ParsitForConditionalGeneration, mesh: DeviceMesh) -> None:
