@@ -50,7 +50,7 @@ from parsit.model.part_config import language_config, own_language_config, own_t
 from parsit.model.projector import build_projector
 from parsit.model.vision import is_unused_tower_key
 from parsit.processing.chat import IM_END, PAD_TOKEN, add_missing_tokens
-from parsit.processing.image_processor import ParsitImageProcessor
+from parsit.processing.image_processor import ParsitImageProcessor, require_siglips_scale
 from parsit.processing.processor import ParsitProcessor
 from parsit.types import InputError, UsageError
 
@@ -93,7 +93,7 @@ def compose(
     decoder = model_name_or_path or (None if architecture.text_config else architecture.model_name_or_path)
     if vision_tower is not None:
         own = own_tower_config(_fetch(AutoConfig, vision_tower, "vision tower"), vision_tower)
-        _require_siglips_scale(vision_tower)
+        require_siglips_scale(vision_tower)
         architecture = replace(architecture, vision_tower=vision_tower, vision_config=own)
     if decoder is not None:
         own = own_language_config(_fetch(AutoConfig, decoder, "language model"), decoder)
@@ -171,24 +171,6 @@ def _own_tokenizer(architecture: Architecture) -> PreTrainedTokenizerFast:
     if architecture.tokenizer is not None:
         return shipped_tokenizer(architecture.tokenizer)
     return _fetch(AutoTokenizer, str(architecture.model_name_or_path), "tokenizer")
-
-
-def _require_siglips_scale(vision_tower: str) -> None:
-    """Refuse a tower that was trained on pixels of another scale, where its image processor says so.
-
-    Raises:
-        InputError: which scale it has.
-    """
-    alone = not Path(vision_tower).is_dir() and not _hub_answers(vision_tower)
-    try:
-        values, _ = ParsitImageProcessor.get_image_processor_dict(vision_tower, local_files_only=alone)
-    except OSError:
-        return  # configuration and weights alone
-    ours = ParsitImageProcessor()
-    for name, expected in (("image_mean", ours.image_mean), ("image_std", ours.image_std)):
-        if values.get(name, expected) != expected:
-            raise InputError(f"{vision_tower}: its pixels are scaled with {name} {values[name]}, SigLIP's with "
-                             f"{expected}: it would see other images than it was trained on")  # fmt: skip
 
 
 def _fetch(auto_class: Any, name: str, what: str) -> Any:
