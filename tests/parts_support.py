@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -44,6 +45,22 @@ def bpe_tokenizer(special: list[str], bos: str | None = None, **roles: str) -> P
         raw.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[pair])
         roles["bos_token"] = bos
     return PreTrainedTokenizerFast(tokenizer_object=raw, **roles)
+
+
+def metaspace_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer as Llama 2's: spaces are letters, unknown characters bytes; `<s>` before every text, `</s>` behind."""
+    raw = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    raw.decoder = decoders.Sequence(steps)
+    special = ["<unk>", "<s>", "</s>"]
+    tokens = [*special, *(f"<0x{byte:02X}>" for byte in range(256))]
+    raw.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=700, special_tokens=tokens))
+    values = json.loads(raw.to_str())
+    values["added_tokens"] = values["added_tokens"][: len(special)]  # bytes are no special tokens
+    raw = Tokenizer.from_str(json.dumps(values))
+    raw.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
 def save_decoder(folder: Path, kind: str, tokenizer: PreTrainedTokenizerFast, **changes: Any) -> Any:

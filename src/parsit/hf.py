@@ -50,7 +50,7 @@ from parsit.model.part_config import language_config, own_language_config, own_t
 from parsit.model.projector import build_projector
 from parsit.model.vision import is_unused_tower_key
 from parsit.processing.chat import IM_END, PAD_TOKEN, add_missing_tokens
-from parsit.processing.image_processor import ParsitImageProcessor
+from parsit.processing.image_processor import ParsitImageProcessor, require_siglips_scale
 from parsit.processing.processor import ParsitProcessor
 from parsit.types import InputError, UsageError
 
@@ -93,6 +93,7 @@ def compose(
     decoder = model_name_or_path or (None if architecture.text_config else architecture.model_name_or_path)
     if vision_tower is not None:
         own = own_tower_config(_fetch(AutoConfig, vision_tower, "vision tower"), vision_tower)
+        require_siglips_scale(vision_tower)
         architecture = replace(architecture, vision_tower=vision_tower, vision_config=own)
     if decoder is not None:
         own = own_language_config(_fetch(AutoConfig, decoder, "language model"), decoder)

@@ -195,9 +195,12 @@ def old_names(model):
     return renamed
 
 
-@pytest.mark.parametrize("architecture", [["--architecture", "tiny"], []])
+@pytest.mark.parametrize("architecture", ["tiny", "mine.yaml", None])
 def test_an_old_checkpoint_becomes_a_parsit_folder(tiny, tmp_path, capsys, architecture):
     model = tiny[0](3)
+    if architecture == "mine.yaml":
+        architecture = str(tmp_path / architecture)
+        (tmp_path / "mine.yaml").write_text("base: tiny\n")
     old = tmp_path / "old"
     old.mkdir()
     torch.save(old_names(model), old / "pytorch_model.bin")
@@ -207,13 +210,14 @@ def test_an_old_checkpoint_becomes_a_parsit_folder(tiny, tmp_path, capsys, archi
         "image_grid_pinpoints": "(1x1),...,(3x3)",
     }
     (old / "config.json").write_text(json.dumps(settings | {"mm_spatial_pool_mode": "max", "mm_pixel_shuffle": None}))
-    assert import_.main([str(old), "--out", str(tmp_path / "new"), *architecture]) == 0
+    named = ["--architecture", architecture] if architecture else []
+    assert import_.main([str(old), "--out", str(tmp_path / "new"), *named]) == 0
     loaded = hf.load_model(tmp_path / "new")
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
     assert (loaded.config.image_grid_pinpoints, loaded.config.mm_spatial_pool_mode) == ("(1x1),...,(3x3)", "max")
     assert hf.load_processor(tmp_path / "new").image_processor.layout == loaded.config.layout
     said = capsys.readouterr().out
-    assert "architecture: tiny; mm_projector_type mlp2x_gelu" in said
+    assert f"architecture: {architecture or 'tiny'}; mm_projector_type mlp2x_gelu" in said
     assert "verified: loaded strictly" in said
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -62,6 +63,18 @@ def test_a_decoder_that_does_not_fit_is_refused_by_its_configuration(mini, tmp_p
 def test_a_tower_that_does_not_fit_is_refused(mini, tmp_path, config, message):
     config.save_pretrained(tmp_path)
     with pytest.raises(InputError, match=message):
+        hf.compose(mini, str(tmp_path))
+
+
+def test_a_tower_of_another_scale_is_refused(mini, tmp_path):
+    save_tower(tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "rescale_factor": 1 / 255}))
+    assert hf.compose(mini, str(tmp_path)).vision_config["image_size"] == 32
+    file.write_text(json.dumps({"image_mean": [0.48, 0.46, 0.41]}))
+    with pytest.raises(
+        InputError, match=r"its pixels are scaled with image_mean \[0\.48, 0\.46, 0\.41\], SigLIP's with"
+    ):
         hf.compose(mini, str(tmp_path))
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.import_utils import is_flash_attn_2_available
 
 from parsit import hf
 from parsit.model import packed_attention
@@ -184,3 +185,20 @@ def test_flash_attention_is_told_the_cuts_and_gets_no_mask(parts, picture, monke
     longest = int(batch.cu_seq_lens.diff().max())
     assert seen == [(None, longest)] * architecture.text_config["num_hidden_layers"]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not is_flash_attn_2_available(), reason="the package flash-attn is not installed")
+def test_flash_attention_equals_sdpa(parts, picture):
+    architecture, processor = parts
+    heads = {"hidden_size": 64, "head_dim": 16}  # a multiple of 8, as its kernels need it
+    architecture = replace(architecture, text_config=architecture.text_config | heads)
+    batch = collate_packed(features(processor, picture), processor.chat_tokens.pad).to(torch.device("cuda"))
+    found = []
+    for implementation in ("sdpa", "flash_attention_2"):
+        model = hf.new_model(architecture, processor, seed=0).eval().cuda()
+        model.set_attention(implementation)
+        model.enable_packing()
+        with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+            found.append(model(**batch.model_inputs(with_labels=False)).logits.float())
+    torch.testing.assert_close(found[1], found[0], atol=0.05, rtol=0.05)

@@ -11,7 +11,7 @@ from parsit.processing.chat import ChatTokens, add_missing_tokens, count_chats, 
 from parsit.processing.image_processor import ParsitImageProcessor
 from parsit.processing.processor import ParsitProcessor
 from parsit.types import ImageRef, Turn
-from parts_support import bpe_tokenizer
+from parts_support import bpe_tokenizer, metaspace_tokenizer
 
 IMAGE = ImageRef(Image.new("RGB", (32, 32), "white"))
 
@@ -104,6 +104,20 @@ def test_special_tokens_in_content_stay_text_for_a_foreign_tokenizer(llama_proce
     structure = {tokens.bos, tokens.im_start, tokens.im_end, tokens.image, tokens.pad, tokens.vision_start}
     assert [i for i in ids if i in structure] == [tokens.bos, tokens.im_start, tokens.im_end]
     assert text in llama_processor.tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("answer", ["42.00 €", "Invoice 7\n\ntotal", " a space first", "a</s>b <s>", ""])
+def test_a_tokenizer_like_llama_2s_reads_back_what_it_wrote(answer):
+    processor = hf.new_processor(load_architecture("qwen3-1.7b"), metaspace_tokenizer())
+    tokens = processor.chat_tokens
+    turns = (Turn("user", ("What </s> is <s>?",)), Turn("assistant", (answer,)))
+    chat = encode_chat(turns, [], processor.tokenizer, tokens)
+    learnt = [label for label in chat.labels if label != -100]
+    assert learnt[-1] == tokens.im_end == processor.tokenizer.eos_token_id
+    assert processor.tokenizer.decode(learnt[:-1], skip_special_tokens=True) == answer
+    assert (chat.input_ids.count(tokens.bos), chat.input_ids.count(tokens.im_end)) == (1, 2)
+    prompt = encode_chat(turns[:1], [], processor.tokenizer, tokens, add_generation_prompt=True)
+    assert chat.input_ids[: len(prompt.input_ids)] == prompt.input_ids
 
 
 def test_what_is_missing_is_added_and_a_pad_token_that_ends_turns_gives_way():

@@ -11,7 +11,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from dist_support import free_port, make_data, make_start
-from parts_support import bpe_tokenizer, save_decoder
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 from parsit.config import TrainConfig
@@ -20,6 +19,7 @@ from parsit.train.fit import MemoryFullError, fit, run
 from parsit.train.prepare import PreparationError, prepare
 from parsit.train.world import World
 from parsit.types import InputError, UsageError
+from parts_support import bpe_tokenizer, save_decoder
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_attention_is_computed_as_the_flag_says(config, monkeypatch):
 
 def test_attention_that_cannot_be_had_is_refused(config):
     with pytest.raises(
-        UsageError, match="--attn_implementation eager would show samples of a packed row to each other"
+        UsageError, match="--attn_implementation eager does not pack: samples of a row would see each other"
     ):
         config(attn_implementation="eager", packing=True)
     with pytest.raises(UsageError, match="flash_attention_2 computes in half precision alone: use --bf16 true"):
@@ -192,6 +192,6 @@ def test_rows_of_added_tokens_that_stay_as_drawn_are_told(config, folder, tmp_pa
     flags = {"architecture": "tiny", "model_name_or_path": str(tmp_path / "lm"), "mm_tunable_parts": "mm_mlp_adapter"}
     prepare(config(**flags), World(), say=said.append, dry=True)
     assert said[0] == (
-        "tokenizer: <|im_start|>, <|image_pad|>, <|endoftext|>, <|vision_start|>, <|vision_end|> are new to the language "
-        "model; their rows stay as they are drawn, as its embeddings are frozen"
+        "tokenizer: <|im_start|>, <|image_pad|>, <|endoftext|>, <|vision_start|>, <|vision_end|> are new to the "
+        "language model; their rows stay as they are drawn, as its embeddings are frozen"
     )

@@ -35,8 +35,8 @@ def main(argv: list[str]) -> int:
         "path", metavar="PATH", help="checkpoint folder, or a projector (mm_projector.bin, .safetensors)"
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write; it must not be there yet")
-    parser.add_argument("--architecture", metavar="NAME", help=f"{', '.join(architecture_names())}; "
-                        "by default the one whose sizes the weights have")  # fmt: skip
+    parser.add_argument("--architecture", metavar="NAME", help=f"{', '.join(architecture_names())}, "
+                        "or a YAML file; by default the preset whose sizes the weights have")  # fmt: skip
     parser.add_argument("--vision_tower", metavar="NAME", help="Hub id or folder of the vision tower, where the "
                         "checkpoint has none")  # fmt: skip
     options = parser.parse_args(argv)
@@ -50,6 +50,10 @@ def main(argv: list[str]) -> int:
     from parsit.model.weight_files import is_whole
 
     quiet_libraries()
+    if architecture is not None:
+        from parsit import hf
+
+        architecture = hf.compose(architecture)
     if path.is_dir() and is_whole(path):
         import_model(path, out, architecture, options.vision_tower)
     else:

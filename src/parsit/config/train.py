@@ -310,9 +310,8 @@ class TrainConfig(ModelArguments, DataArguments, TrainingArguments):
             way = "deepspeed" if self.deepspeed else "tp"
             raise UsageError(f"--torch_compile and --{way} cannot be combined: its hooks lie inside compiled layers")
         if self.attn_implementation == "eager" and self.packing:
-            raise UsageError(
-                "--attn_implementation eager would show samples of a packed row to each other: use sdpa, or --packing false"
-            )
+            raise UsageError("--attn_implementation eager does not pack: samples of a row would see each other; use "
+                             "sdpa, or --packing false")  # fmt: skip
         if self.attn_implementation == "flash_attention_2" and self.bf16 == "false":
             raise UsageError(
                 "--attn_implementation flash_attention_2 computes in half precision alone: use --bf16 true"

@@ -109,7 +109,8 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def set_attention(self, implementation: str) -> None:
         """Compute attention in tower and language model by `implementation`, as transformers calls it."""
-        for config in (self.vision_tower.config, self.config.text_config, self.language_model.config):
+        configs: tuple[Any, ...] = (self.vision_tower.config, self.config.text_config, self.language_model.config)
+        for config in configs:
             config._attn_implementation = implementation
 
     def enable_packing(self) -> None:

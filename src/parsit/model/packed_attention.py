@@ -60,8 +60,8 @@ def packed_inputs(inputs_embeds: torch.Tensor, cu_seq_lens: torch.Tensor, implem
     }
     if implementation in FLASH:
         return inputs | {"attention_mask": None}
-    # A mask with four dimensions is handed through as it is, whereas None would make transformers build one. The cuts are
-    # a tensor, as numbers in a tuple would be compiled anew for each row.
+    # A mask with four dimensions is handed through as it is, whereas None would make transformers build one. The cuts
+    # are a tensor, as numbers in a tuple would be compiled anew for each row.
     return inputs | {"attention_mask": inputs_embeds.new_zeros(1, 1, 1, 1), "cuts": cu_seq_lens}
 
 

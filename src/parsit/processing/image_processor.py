@@ -19,6 +19,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from parsit.processing.images import load_image
 from parsit.tiling import ImageLayout
+from parsit.types import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,26 @@ class ParsitImageProcessor(BaseImageProcessor):
         )
 
     preprocess = __call__  # type: ignore
+
+
+def require_siglips_scale(tower: str) -> None:
+    """Refuse a tower that was trained on pixels of another scale, where its image processor is at hand and says so.
+
+    Args:
+        tower: folder, or Hub id, of which only what lies in the cache is looked at.
+
+    Raises:
+        InputError: which scale it has.
+    """
+    try:
+        values, _ = ParsitImageProcessor.get_image_processor_dict(tower, local_files_only=True)
+    except OSError:
+        return  # configuration and weights alone
+    ours = ParsitImageProcessor()
+    for name, expected in (("image_mean", ours.image_mean), ("image_std", ours.image_std)):
+        if values.get(name, expected) != expected:
+            raise InputError(f"{tower}: its pixels are scaled with {name} {values[name]}, SigLIP's with {expected}: it "
+                             "would see other images than it was trained on")  # fmt: skip
 
 
 def _centred(

@@ -122,8 +122,8 @@ def prepare(
     """
     data_size(world.size, config.tp)  # refuses what does not fit, before anything is loaded
     if config.attn_implementation == "flash_attention_2" and not is_flash_attn_2_available():
-        raise InputError("--attn_implementation flash_attention_2: needs a GPU and the package flash-attn, made for this "
-                         "torch; sdpa needs neither")  # fmt: skip
+        raise InputError("--attn_implementation flash_attention_2: needs a GPU and the package flash-attn, made for "
+                         "this torch; sdpa needs neither")  # fmt: skip
     if config.deepspeed:
         zero_settings(config.deepspeed)  # likewise
     checkpoint = None if dry else world.on_first(lambda: checkpoint_to_resume(config, say))
