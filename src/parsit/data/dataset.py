@@ -123,7 +123,9 @@ class DataSet:
 
     def describe(self) -> str:
         """How many samples there are, how long, and what was set aside, in a line."""
-        text = f"{len(self):,} samples, {int(self.num_tokens.sum()):,} tokens, {int(self.num_tiles.sum()):,} {self.unit}"
+        text = (
+            f"{len(self):,} samples, {int(self.num_tokens.sum()):,} tokens, {int(self.num_tiles.sum()):,} {self.unit}"
+        )
         for words, counts in (("set aside", self.set_aside), ("noted", self.noted)):
             if counts:
                 text += f"; {words}: " + ", ".join(f"{code} {count:,}" for code, count in counts.most_common())

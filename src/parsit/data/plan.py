@@ -41,7 +41,7 @@ class Work:
     max_tiles_per_image: int = 1
 
     def of(self, num_tokens: np.ndarray, num_tiles: np.ndarray) -> np.ndarray:
-        """FLOPs of each sample, as if it stood alone; of several images as if all but the last were of the full size."""
+        """FLOPs of each sample, as if it stood alone, and as if all but one of its images had the full size."""
         seen = np.minimum(num_tiles, self.max_tiles_per_image)
         of_text = (self.per_token + self.per_token_squared * num_tokens) * num_tokens
         return of_text + (self.per_tile + self.per_tile_squared * seen) * num_tiles

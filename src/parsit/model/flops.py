@@ -23,9 +23,9 @@ class StepFlops:
     """Operations of a forward and backward pass.
 
     `per_token`: of the decoder's matrices. `per_token_squared`: of causal attention, times the square of a
-    conversation's length. `per_label`: of `lm_head`, for each supervised position. `per_tile`: of tower and projector;
-    under native resolution of a patch. `per_tile_squared`: there of the tower's attention, times the square of an image's
-    patches.
+    conversation's length. `per_label`: of `lm_head`, for each supervised position. `per_tile`: of tower and projector.
+    `per_tile_squared`: under native resolution, where a tile is one patch, of the tower's attention, times the square
+    of an image's patches.
     """
 
     per_token: float

@@ -20,12 +20,11 @@ INFERENCE_BYTES, TRAINED_BYTES, FROZEN_BYTES = 2, 16, 4
 class ModelSummary:
     """A model in numbers.
 
-    `parts`: parameters by part, tied ones once. `context`: positions of the language model.
-    `page_tokens`, `page_tiles`: of an A4 page at 150 dpi; `page_grid`: (columns, rows) of tiles; `unit`: what tiles are,
-    `tiles` or, under native resolution, `patches`;
-    `page_dpi`: resolution at which the tower sees that page. `kv_cache_bytes`: bf16 cache of that
-    page and 1,024 tokens of answer. Memory is of weights, gradients, optimizer and cache; the
-    activations of a training step come on top and depend on batch and length.
+    `parts`: parameters by part, tied ones once. `context`: positions of the language model. `page_tokens`,
+    `page_tiles`: of an A4 page at 150 dpi; `page_grid`: (columns, rows) of tiles; `page_dpi`: resolution at which
+    the tower sees that page. `kv_cache_bytes`: bf16 cache of that page and 1,024 tokens of answer. `unit`: what is
+    counted as tiles, `tiles` or `patches`. Memory is of weights, gradients, optimizer and cache; the activations
+    of a training step come on top and depend on batch and length.
     """
 
     parts: dict[str, int]

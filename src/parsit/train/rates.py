@@ -7,10 +7,11 @@ model's own arithmetic takes:
             + per_tile · tiles + per_tile_squared · Σ tiles²
     MFU   = FLOPs / seconds / (peak FLOP/s · devices)
 
-The sums go over the conversations, and the images, of one optimizer step on all ranks; the factors are `parsit.model.flops.step_flops`:
-matrix products of forward and backward pass by what is trained, attention causal and within a conversation alone, no
-look-up of input embeddings, `lm_head` for supervised positions alone. Padding, blank tiles and what gradient
-checkpointing computes a second time are work for the device and none for the model: they lower the MFU.
+The sums go over the conversations, and the images, of one optimizer step on all ranks; the factors are
+`parsit.model.flops.step_flops`: matrix products of forward and backward pass by what is trained, attention causal and
+within a conversation alone, no look-up of input embeddings, `lm_head` for supervised positions alone. Padding, blank
+tiles and what gradient checkpointing computes a second time are work for the device and none for the model: they lower
+the MFU.
 """
 
 from __future__ import annotations
