@@ -63,7 +63,7 @@ class Architecture:
 
 def architecture_names() -> list[str]:
     """The presets' names, smallest model first."""
-    return ["tiny", "smol", "qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "qwen3-8b"]
+    return ["tiny", "smol", "qwen3-0.6b", "qwen3-1.7b", "qwen3-1.7b-native", "qwen3-4b", "qwen3-8b"]
 
 
 def is_architecture_file(name: str) -> bool:
