@@ -49,10 +49,10 @@ class NativeTower(nn.Module):
             grids: (columns, rows) of each image.
         """
         # SigLIP2 has a patch's pixels in the order rows, columns, channels.
-        patches_NP = pixel_values.permute(0, 2, 3, 1).flatten(1)
-        hidden_ND = self.embeddings.patch_embedding(patches_NP) + self._positions(grids)
-        cuts = packed_attention.ImageCuts.of([columns * rows for columns, rows in grids], hidden_ND.device)
-        return self.encoder(inputs_embeds=hidden_ND[None], attention_mask=cuts).last_hidden_state[0]
+        patches_1NP = pixel_values.permute(0, 2, 3, 1).flatten(1)[None]
+        hidden_1ND = self.embeddings.patch_embedding(patches_1NP) + self._positions(grids)
+        cuts = packed_attention.ImageCuts.of([columns * rows for columns, rows in grids], hidden_1ND.device)
+        return self.encoder(inputs_embeds=hidden_1ND, attention_mask=cuts).last_hidden_state[0]
 
     def _positions(self, grids: Sequence[tuple[int, int]]) -> torch.Tensor:
         """`float[N, D]`: where each patch stands in its image."""

@@ -71,7 +71,7 @@ def packed_inputs(inputs_embeds: torch.Tensor, cu_seq_lens: torch.Tensor, implem
 class ImageCuts(NamedTuple):
     """Where the images of a row begin and the last ends: `int32[images + 1]` on the CPU, and on the row's device.
 
-    `longest`: no image is longer; a power of two, so that a compiled layer meets few of them.
+    `longest`: patches of the largest image.
     """
 
     cuts: torch.Tensor
@@ -83,7 +83,7 @@ class ImageCuts(NamedTuple):
         """The cuts of images of so many patches."""
         cuts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
         pinned = cuts.pin_memory() if device.type == "cuda" else cuts
-        return cls(cuts, pinned.to(device, non_blocking=True), 1 << (max(lengths) - 1).bit_length())
+        return cls(cuts, pinned.to(device, non_blocking=True), max(lengths))
 
 
 def image_attention(
