@@ -325,7 +325,7 @@ def test_adapters_in_the_tower_train_and_merge(mini_native, processor):
     [
         (
             {"image_aspect_ratio": "anyres", "max_image_tokens": None},
-            "takes images at native resolution alone: use native",
+            "takes images at native resolution alone: use native, and max_image_tokens",
         ),
         ({"max_image_tokens": None}, "needs max_image_tokens"),
     ],

@@ -8,7 +8,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from dist_support import make_data
 from safetensors.torch import load_file
+from transformers import Siglip2VisionConfig, Siglip2VisionModel
 
 from parsit import hf
 from parsit.config import TrainConfig
@@ -16,9 +18,11 @@ from parsit.data.dataset import in_memory
 from parsit.data.plan import Work
 from parsit.train import find_newest, train
 from parsit.train.batches import micro_batches_of
-from parsit.train.prepare import Prepared, set_free
+from parsit.train.prepare import Prepared, prepare, set_free
 from parsit.train.trial import check_step, largest, make_batch
 from parsit.train.world import World
+from parsit.types import UsageError
+from parts_support import save_decoder, save_tower
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +97,57 @@ def test_rows_are_balanced_by_the_attention_of_their_images(prepared, tmp_path):
     number = int(run.training.num_tiles.argmax())
     of_text = replace(work, per_tile=0, per_tile_squared=0)
     assert batches.costs[number] > of_text.of(run.training.num_tokens, run.training.num_tiles)[number]
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory, mini_native):
+    """A NaFlex tower and a Qwen3, in folders, and data."""
+    folder = tmp_path_factory.mktemp("parts")
+    torch.manual_seed(3)
+    Siglip2VisionModel(Siglip2VisionConfig(**mini_native.vision_config)).save_pretrained(folder / "tower")
+    save_tower(folder / "of-tiles")
+    save_decoder(folder / "qwen3", "qwen3", hf.shipped_tokenizer("tiny"), head_dim=16)
+    make_data(folder)
+    return folder
+
+
+NATIVE = {"image_aspect_ratio": "native", "max_image_tokens": 50, "mm_patch_merge_type": "spatial_unpad"}
+
+
+def composed(parts, tmp_path, preset, tower, **flags):
+    flags |= {"vision_tower": parts / tower, "model_name_or_path": parts / "qwen3", "data": parts / "d.jsonl"}
+    return prepare(TrainConfig.from_preset(preset, output_dir=tmp_path, **flags), World(), dry=True)
+
+
+@pytest.mark.parametrize(("preset", "flags"), [("qwen3-1.7b-native", {}), ("tiny/finetune", NATIVE)])
+def test_a_tower_of_native_resolution_joins_any_decoder(parts, tmp_path, preset, flags):
+    run = composed(parts, tmp_path, preset, "tower", **flags)
+    assert run.model.layout == run.processor.image_processor.layout
+    assert (run.model.layout.max_image_tokens, run.model.layout.patch_size) == (flags.get("max_image_tokens", 2304), 8)
+    assert run.drawn == {"projector", "image_newline"}
+    assert run.training.unit == "patches"
+
+
+@pytest.mark.parametrize(
+    ("preset", "tower", "flags", "message"),
+    [
+        (
+            "tiny/finetune",
+            "tower",
+            {},
+            "--image_aspect_ratio is anyres, but a tower of type siglip2_vision_model takes",
+        ),
+        ("tiny/finetune", "tower", NATIVE | {"max_image_tokens": None}, "native needs --max_image_tokens"),
+        (
+            "qwen3-1.7b-native",
+            "of-tiles",
+            {},
+            "--image_aspect_ratio is native, but a tower of type siglip_vision_model",
+        ),
+        ("qwen3-1.7b-native", "tower", {"image_grid_pinpoints": "(1x1),...,(2x2)"}, "--image_grid_pinpoints says into"),
+        ("qwen3-1.7b-native", "tower", {"max_image_tokens": 1}, "--max_image_tokens is 1: the smallest image has 2"),
+    ],
+)
+def test_what_does_not_fit_the_tower_is_refused_by_flag(parts, tmp_path, preset, tower, flags, message):
+    with pytest.raises(UsageError, match=message):
+        composed(parts, tmp_path, preset, tower, **flags)

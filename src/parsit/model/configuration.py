@@ -85,9 +85,9 @@ class ParsitConfig(PretrainedConfig):
         """Refuse tiles for a tower of native resolution, and the other way round."""
         tower = self.vision_config.model_type
         if (tower == NATIVE_TOWER) != (self.image_aspect_ratio == NATIVE):
-            takes = (
-                "images at native resolution alone: use native" if tower == NATIVE_TOWER else "tiles of one size alone"
-            )
+            takes = "tiles of one size alone: begin with a preset that cuts them"
+            if tower == NATIVE_TOWER:
+                takes = "images at native resolution alone: use native, and max_image_tokens"
             raise ValueError(
                 f"image_aspect_ratio is {self.image_aspect_ratio}, but a tower of type {tower} takes {takes}"
             )
