@@ -18,6 +18,7 @@ from parsit.data.dataset import in_memory
 from parsit.data.plan import Work
 from parsit.train import find_newest, train
 from parsit.train.batches import micro_batches_of
+from parsit.train.fit import fit
 from parsit.train.prepare import Prepared, prepare, set_free
 from parsit.train.trial import check_step, largest, make_batch
 from parsit.train.world import World
@@ -151,3 +152,20 @@ def test_a_tower_of_native_resolution_joins_any_decoder(parts, tmp_path, preset,
 def test_what_does_not_fit_the_tower_is_refused_by_flag(parts, tmp_path, preset, tower, flags, message):
     with pytest.raises(UsageError, match=message):
         composed(parts, tmp_path, preset, tower, **flags)
+
+
+def test_adapters_in_both_towers_are_saved_and_merged(mini_native, processor, parts, tmp_path):
+    base = tmp_path / "base"
+    hf.new_model(mini_native, processor, 0).save_pretrained(base)
+    processor.save_pretrained(base)
+    flags = {"lora_targets_vision": "all-linear", "lora_dropout": 0.0, "max_steps": 2, "dataloader_num_workers": 0}
+    flags |= {"model_name_or_path": base, "data": parts / "d.jsonl", "output_dir": tmp_path / "run"}
+    done = fit(TrainConfig.from_preset("tiny/lora", **flags))
+    merged = hf.load_model(done.checkpoint)
+    assert not any("lora" in name for name, _ in merged.named_parameters())
+    before, after = hf.load_model(base), dict(merged.named_parameters())
+    changed = {name for name, parameter in before.named_parameters() if not torch.equal(parameter, after[name])}
+    adapted = {name for name in after if name.startswith("vision_tower.") and "proj.weight" in name}
+    assert adapted <= changed
+    assert "vision_tower.embeddings.patch_embedding.weight" in changed
+    assert "vision_tower.embeddings.position_embedding.weight" not in changed
