@@ -343,8 +343,11 @@ def test_tiles_for_a_native_tower_and_patches_for_another_are_refused(mini, mode
         model(**inputs | {"pixel_values": inputs["pixel_values"][:-1]})
 
 
-def test_another_trained_grid_is_named(mini_native, processor, tmp_path):
+@pytest.mark.parametrize(
+    ("positions", "message"), [(25, "num_patches is 25, the preset has 16"), (20, "has 20 positions .* no square grid")]
+)
+def test_another_trained_grid_is_named(mini_native, processor, tmp_path, positions, message):
     config = hf.config_of(mini_native).vision_config
-    Siglip2VisionModel(type(config)(**config.to_dict() | {"num_patches": 25})).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="num_patches is 25, the preset has 16"):
+    Siglip2VisionModel(type(config)(**config.to_dict() | {"num_patches": positions})).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=message):
         hf.model_from_parts(mini_native, processor, 0, str(tmp_path))

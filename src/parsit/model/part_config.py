@@ -12,6 +12,7 @@ found by trying it (`parsit.model.decoder_trial`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -53,6 +54,8 @@ def own_tower_config(found: PretrainedConfig, name: str) -> dict[str, Any]:
     native = values["model_type"] == NATIVE_TOWER
     numbers = (*_TOWER_NUMBERS, "num_patches" if native else "image_size")
     _require_numbers(values, numbers, name, f"tower of square {'patches' if native else 'tiles'}")
+    if native and math.isqrt(values["num_patches"]) ** 2 != values["num_patches"]:
+        raise InputError(f"{name}: has {values['num_patches']} positions (num_patches), which make no square grid")
     if values.get("num_channels", 3) != 3:
         raise InputError(f"{name}: has {values['num_channels']} channels: a page has 3 (red, green, blue)")
     return values
