@@ -36,7 +36,7 @@ from parsit.train.world import World
 
 RESULTS = Path(__file__).parent / "results" / "memory_estimate.json"
 ROW = 4096
-# Two pages of a preset's tiles and some more, 46; those of 512 px are fewer. At native resolution three pages of patches.
+# Others have 46 tiles, two pages and some more; those of 512 px are fewer. At native resolution three pages of patches.
 ROWS = {"qwen3-0.6b": BatchSize(8192, 32, 4500), "qwen3-1.7b-native": BatchSize(8192, 3 * 8580, 1500)}
 CASES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("finetune", {}),

@@ -253,6 +253,18 @@ def test_generate_with_cache_equals_without_and_alone_equals_batched(model, proc
         assert torch.equal(alone[0, -6:], row)
 
 
+@torch.no_grad()
+def test_another_attention_of_the_language_model_leaves_the_tower_its_own(mini_native, processor):
+    model = hf.new_model(mini_native, processor, seed=0).eval()
+    inputs = collate([features_of(processor, *SIZES[:3])], processor.chat_tokens.pad).model_inputs(with_labels=False)
+    before = model(**inputs)
+    model.set_attention("eager")
+    assert model.language_model.config._attn_implementation == "eager"
+    after = model(**inputs)
+    assert torch.equal(after.vision_features_NPD, before.vision_features_NPD)
+    torch.testing.assert_close(after.logits, before.logits, atol=1e-5, rtol=0)
+
+
 def test_save_load_and_auto_class_give_equal_logits(model, processor, tmp_path):
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)

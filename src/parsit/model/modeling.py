@@ -110,8 +110,14 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return self.language_model.get_decoder()
 
     def set_attention(self, implementation: str) -> None:
-        """Compute attention in tower and language model by `implementation`, as transformers calls it."""
-        for config in (self.vision_tower.config, self.config.text_config, self.language_model.config):
+        """Compute attention in tower and language model by `implementation`, as transformers calls it.
+
+        A tower of native resolution keeps its own, which tells its images apart.
+        """
+        configs = [self.config.text_config, self.language_model.config]
+        if not isinstance(self.layout, NativeLayout):
+            configs.append(self.vision_tower.config)
+        for config in configs:
             config._attn_implementation = implementation
 
     def enable_packing(self) -> None:

@@ -63,8 +63,8 @@ def packed_inputs(inputs_embeds: torch.Tensor, cu_seq_lens: torch.Tensor, implem
     }
     if implementation in FLASH:
         return inputs | {"attention_mask": None}
-    # A mask with four dimensions is handed through as it is, whereas None would make transformers build one. The cuts are
-    # a tensor, as numbers in a tuple would be compiled anew for each row.
+    # A mask with four dimensions is handed through as it is, whereas None would make transformers build one. The cuts
+    # are a tensor, as numbers in a tuple would be compiled anew for each row.
     return inputs | {"attention_mask": inputs_embeds.new_zeros(1, 1, 1, 1), "cuts": cu_seq_lens}
 
 
@@ -125,7 +125,6 @@ def packed_attention(
         return sdpa_attention_forward(
             module, query_BHTD, key_BHTD, value_BHTD, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    assert cu_seq_lens_q is not None
     row = query_BHTD, key_BHTD, value_BHTD
     return _packed(*row, cuts, cu_seq_lens_q, max_length_q, dropout, scaling, causal=True), None
 
@@ -135,7 +134,7 @@ def _packed(
     key_BHTD: torch.Tensor,
     value_BHTD: torch.Tensor,
     cuts: torch.Tensor,
-    cuts_on_device: torch.Tensor,
+    cuts_on_device: torch.Tensor | None,
     longest: int,
     dropout: float,
     scaling: float | None,
@@ -148,6 +147,7 @@ def _packed(
         dtype = torch.get_autocast_dtype(device)
         query_BHTD, key_BHTD, value_BHTD = query_BHTD.to(dtype), key_BHTD.to(dtype), value_BHTD.to(dtype)
     if query_BHTD.is_cuda and query_BHTD.dtype in (torch.float16, torch.bfloat16) and not dropout and _VARLEN:
+        assert cuts_on_device is not None
         query, key, value = (tensor[0].transpose(0, 1) for tensor in (query_BHTD, key_BHTD, value_BHTD))
         return _varlen(query, key, value, cuts_on_device, longest, scaling, causal)[None]
     return _by_segment(query_BHTD, key_BHTD, value_BHTD, cuts, dropout, scaling, causal)
