@@ -187,7 +187,7 @@ def measure(case: Case, architecture: Architecture, config: TrainConfig, tokens:
     processor = hf.new_processor(architecture)
     model = prepare(architecture, processor, config, device)
     batches = batches_of(config, processor, model, tokens)
-    flops, work = step_flops(model), StepWork.of(batches)
+    flops, work = step_flops(model), StepWork.of(batches, model.layout)
     largest = max((BatchSize.of(batch) for batch in batches), key=lambda size: (size.positions, size.tiles))
     estimated = estimate(model, config, Placement(), largest, bf16=True).total
     if device.type == "cuda":

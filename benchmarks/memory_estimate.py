@@ -36,6 +36,8 @@ from parsit.train.world import World
 
 RESULTS = Path(__file__).parent / "results" / "memory_estimate.json"
 ROW = 4096
+# Others have 46 tiles, two pages and some more; those of 512 px are fewer. At native resolution three pages of patches.
+ROWS = {"qwen3-0.6b": BatchSize(8192, 32, 4500), "qwen3-1.7b-native": BatchSize(8192, 3 * 8580, 1500)}
 CASES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("finetune", {}),
     ("finetune", {"gradient_checkpointing": False}),
@@ -122,8 +124,7 @@ def measure(stage: str, flags: dict[str, Any]) -> dict[str, Any]:
 def tell_presets() -> None:
     """The estimates of one GPU, without weights: frozen language models as they come from the Hub, in bfloat16."""
     for size, stage in product(architecture_names()[1:], ("pretrain", "lora", "finetune")):
-        # Two pages of a preset's tiles and some more; those of 512 px are fewer.
-        row = BatchSize(positions=8192, tiles=32 if size == "qwen3-0.6b" else 46, labels=4500)
+        row = ROWS.get(size, BatchSize(positions=8192, tiles=46, labels=4500))
         values = load_preset(f"{size}/{stage}")
         optimizers = ("adamw", "adamw_bf16") if stage == "finetune" else (values.get("optim", "adamw"),)
         for optim, checkpointing in product(optimizers, (True, False)):

@@ -3,8 +3,8 @@
     python scripts/cross_version.py save DIR     # under one version
     python scripts/cross_version.py check DIR    # under another
 
-`make test-compat` does both ways between 4.53.2 and the newest. Three architectures: Qwen3 with a
-rope base that is not the default, Llama, and untied embeddings.
+`make test-compat` does both ways between 4.53.2 and the newest. Four architectures: Qwen3 with a
+rope base that is not the default, Llama, untied embeddings, and a tower of native resolution.
 """
 
 import sys
@@ -33,7 +33,11 @@ def architectures() -> list[Architecture]:
         "model_type": "llama",
         "rope_theta": 5e5,
     }
+    native = {"image_aspect_ratio": "native", "max_image_tokens": 60, "mm_pixel_shuffle": 2}
+    naflex = {key: value for key, value in vision.items() if key != "image_size"}
+    naflex |= {"model_type": "siglip2_vision_model", "num_patches": 16}
     return [
+        replace(tiny, name="native", vision_config=naflex, text_config=qwen, multimodal=native),
         replace(tiny, name="qwen3", vision_config=vision, text_config=qwen),
         replace(tiny, name="llama", vision_config=vision, text_config=llama),
         replace(tiny, name="untied", vision_config=vision, text_config={**qwen, "tie_word_embeddings": False}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 # Before torch is imported: tests may run in several processes, and threads of all of them would fight.
@@ -65,6 +66,15 @@ def mini() -> Architecture:
         tokenizer="tiny",
         processing={"mm_use_im_start_end": True},
     )
+
+
+@pytest.fixture(scope="session")
+def mini_native(mini) -> Architecture:
+    """`mini` with a tower of native resolution; images have more and fewer rows than its position grid's four."""
+    vision = mini.vision_config | {"model_type": "siglip2_vision_model", "num_patches": 16}
+    del vision["image_size"]
+    native = {"image_aspect_ratio": "native", "max_image_tokens": 60, "mm_pixel_shuffle": 2}
+    return replace(mini, name="mini-native", vision_config=vision, multimodal=native | {"mm_vision_select_layer": -2})
 
 
 @pytest.fixture(scope="session")

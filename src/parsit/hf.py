@@ -158,7 +158,9 @@ def new_processor(architecture: Architecture, tokenizer: PreTrainedTokenizerFast
     joined = {
         k: v for k, v in architecture.multimodal.items() if k not in ("mm_projector_type", "mm_vision_select_layer")
     }
-    image_processor = ParsitImageProcessor(image_size=vision["image_size"], patch_size=vision["patch_size"], **joined)
+    image_processor = ParsitImageProcessor(
+        image_size=vision.get("image_size"), patch_size=vision["patch_size"], **joined
+    )
     try:
         processor = ParsitProcessor(image_processor, tokenizer, **processing)
     except ValueError as error:

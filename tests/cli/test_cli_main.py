@@ -94,7 +94,7 @@ def test_info_of_what_is_not_there_names_the_nearest():
     assert result.returncode == 1
     assert result.stderr.strip() == (
         "parsit: unknown preset or folder 'qwen3-1.7'; did you mean qwen3-1.7b? "
-        "(known: tiny, smol, qwen3-0.6b, qwen3-1.7b, qwen3-4b, qwen3-8b)"
+        "(known: tiny, smol, qwen3-0.6b, qwen3-1.7b, qwen3-1.7b-native, qwen3-4b, qwen3-8b)"
     )
 
 

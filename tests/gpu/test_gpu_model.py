@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from gpu_support import difference, exact_products, total_difference, worst_difference
 
+from parsit import hf
 from parsit.model import packed_attention
 from parsit.model.head import SupervisedHead
 from parsit.parse.engine import ModelEngine
@@ -89,6 +91,34 @@ def test_conversations_of_a_packed_row_cannot_see_each_other(new_model, features
     first = int(batch.cu_seq_lens[1])
     assert not torch.equal(after[:first], before[:first])
     assert torch.equal(after[first:], before[first:])
+
+
+@pytest.mark.parametrize("way", ["fp32", "bf16", "autocast"])
+@pytest.mark.parametrize("kernel", ["variable length", "one call for each"])
+def test_images_at_native_resolution_are_what_each_is_alone(mini_native, samples, device, monkeypatch, way, kernel):
+    """The tower's row of all images, in transformers' order of operations but without its padding."""
+    wide = mini_native.vision_config | {"hidden_size": 64, "intermediate_size": 128}
+    architecture = replace(mini_native, vision_config=wide)
+    processor = hf.new_processor(architecture)
+    features = [processor.encode(sample.turns) for sample in samples if sample.turns[0].images]
+    single = [collate([one], 0) for one in features]
+    calls, varlen = [], packed_attention._varlen
+    monkeypatch.setattr(packed_attention, "_varlen", lambda *args: calls.append(1) or varlen(*args))
+    if kernel == "one call for each":
+        monkeypatch.setattr(packed_attention, "_VARLEN", None)
+    with exact_products():
+        exact = gradients(hf.new_model(architecture, processor, 0).train(), single, torch.device("cpu"))
+        model = hf.new_model(architecture, processor, 0).train()
+        model = model.to(device, torch.bfloat16 if way == "bf16" else torch.float32)
+        calls.clear()
+        found = gradients(model, [collate(features, 0)], device, way == "autocast")
+    uses_kernel = device.type == "cuda" and way != "fp32" and kernel == "variable length"
+    assert len(calls) == (model.config.num_vision_layers if uses_kernel else 0)
+    if way == "fp32":
+        assert_same(found, exact, 1e-4)
+        return
+    assert abs(found[0] - exact[0]) < 0.01 * exact[0]
+    assert total_difference(found[1], exact[1]) < 0.1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -50,11 +50,12 @@ def accumulate(name: str, micro_batches: int) -> dict:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, mini):
+def folder(tmp_path_factory, mini, mini_native):
     folder = tmp_path_factory.mktemp("distributed")
     make_data(folder)
     make_deepspeed(folder)
     make_start(folder, mini)
+    make_start(folder, mini_native, "native")
     return folder
 
 
@@ -70,6 +71,8 @@ def seen(folder):
         runs = []
         for name in names:
             runs.append({"name": f"whole-{name}", "flags": flags(name, WHOLE, 8)})
+            native = flags(name, SINGLE, 2, gradient_checkpointing=name == "fsdp", max_steps=7)
+            runs.append({"name": f"native-{name}", "flags": native, "start": str(folder / "native")})
             if name in ("one", "tp"):
                 runs.append({"name": f"read-{name}", "flags": flags(name, HALVES, 4), "validate": True})
             if name == "tp":
@@ -148,6 +151,16 @@ def test_ranks_that_differ_in_images_text_and_emptiness_do_not_hang_and_learn_th
     assert found[-1]["left_out"] == 1
     lists = [(folder / "out" / f"single-{which}" / "left_out.jsonl").read_text() for which in ("one", name)]
     assert lists[0] == lists[1]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_images_at_native_resolution_are_learnt_as_in_one_process(folder, seen, name):
+    """Of the two ranks one may have text alone, whose tower then runs on the smallest image."""
+    expected, found = (metrics(folder / "out" / f"native-{which}") for which in ("one", name))
+    assert len(found) == 7
+    for one, two in zip(expected, found, strict=True):
+        assert abs(one["loss"] - two["loss"]) < 1e-5
+        assert abs(one["grad_norm"] - two["grad_norm"]) < 1e-4
 
 
 @pytest.mark.parametrize("name", DATA_PARALLEL)

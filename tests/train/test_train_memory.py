@@ -200,3 +200,16 @@ def test_the_placement_is_read_from_the_flags(tmp_path):
     assert str(Placement.of(TrainConfig(), 1)) == "one process"
     with pytest.raises(InputError, match=r"--deepspeed nowhere\.json: no such file"):
         Placement.of(TrainConfig(deepspeed="nowhere.json"), 1)
+
+
+@pytest.mark.parametrize(("numbers", "checkpointing"), [("fp32", False), ("bf16", False), ("fp32", True)])
+def test_a_tower_of_native_resolution_keeps_what_is_estimated(mini_native, samples, numbers, checkpointing):
+    processor = hf.new_processor(mini_native)
+    batch = collate([processor.encode(sample.turns) for sample in samples[:5]], 0)
+    assert BatchSize.of(batch).tiles == batch.pixels.shape[0]
+    (kept, said), (kept_deeper, said_deeper) = (
+        kept_and_estimated(deeper(mini_native, 2, depth), processor, batch, ALL, numbers, checkpointing)
+        for depth in (3, 7)
+    )
+    assert said_deeper - said == pytest.approx(kept_deeper - kept, rel=0.12)
+    assert said > kept

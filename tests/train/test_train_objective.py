@@ -29,10 +29,12 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_a_packed_micro_batch_waits_for_no_number(mini, processor, samples, known):
+@pytest.mark.parametrize(("architecture", "known"), [("mini", True), ("mini", False), ("mini_native", True)])
+def test_a_packed_micro_batch_waits_for_no_number(request, samples, architecture, known):
+    architecture = request.getfixturevalue(architecture)
+    processor = hf.new_processor(architecture)
     batch = collate_packed([processor.encode(sample.turns, with_glyphs=True) for sample in samples], 0)
-    model = hf.new_model(mini, processor, 0).train()
+    model = hf.new_model(architecture, processor, 0).train()
     model.enable_packing()
     objective, counts = Objective(model, 0.5).train(), StepCounts.of([batch])
     inputs = batch.model_inputs() | ({} if known else {"image_positions": None, "label_positions": None})

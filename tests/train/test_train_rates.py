@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -14,6 +17,7 @@ from parsit.processing.collate import collate, collate_packed
 from parsit.train.adapters import set_trainable
 from parsit.train.objective import Objective, StepCounts
 from parsit.train.rates import StepWork, mfu, peak_flops, peak_flops_of
+from parsit.types import ImageRef, Turn
 
 ALL = ["mm_vision_tower", "mm_mlp_adapter", "mm_language_model"]
 
@@ -23,23 +27,28 @@ def features(processor, samples):
     return [processor.encode(sample.turns) for sample in (samples[0], samples[4], samples[12])]
 
 
-def test_padded_and_packed_batches_of_the_same_samples_are_the_same_work(features):
+def test_padded_and_packed_batches_of_the_same_samples_are_the_same_work(processor, features):
+    layout = processor.image_processor.layout
     lengths = [len(item.input_ids) for item in features]
-    padded, packed = StepWork.of([collate(features, 0)]), StepWork.of([collate_packed(features, 0)])
+    padded, packed = StepWork.of([collate(features, 0)], layout), StepWork.of([collate_packed(features, 0)], layout)
     assert padded.tokens == sum(lengths)
     assert padded.tokens_squared == sum(length**2 for length in lengths)
     assert padded.tiles == sum(len(item.pixel_values) for item in features if item.pixel_values is not None)
+    assert padded.tiles_squared == sum(
+        layout.plan(width, height).num_tiles ** 2 for item in features for height, width in item.image_sizes.tolist()
+    )
     assert padded.labels == sum(item.num_supervised for item in features)
     assert padded == packed
-    apart = StepWork.of([collate([item], 0) for item in features])
+    apart = StepWork.of([collate([item], 0) for item in features], layout)
     assert apart == padded
-    assert StepWork.of([collate(features[:1], 0)]) + StepWork.of([collate(features[1:], 0)]) == padded
+    assert StepWork.of([collate(features[:1], 0)], layout) + StepWork.of([collate(features[1:], 0)], layout) == padded
 
 
 def test_the_formula_by_hand():
     per = StepFlops(per_token=10, per_token_squared=2, per_label=5, per_tile=100)
     work = StepWork(tokens=7, tokens_squared=25, labels=3, tiles=2)
     assert work.flops(per) == 70 + 50 + 15 + 200
+    assert replace(work, tiles_squared=4).flops(replace(per, per_tile_squared=3)) == 335 + 12
     assert mfu(work, per, seconds=0.5, peak=1000.0, devices=2) == pytest.approx(335 / 0.5 / 2000)
     assert mfu(work, per, seconds=0.5, peak=None) is None
 
@@ -62,7 +71,7 @@ def test_the_work_of_a_real_step_is_what_torch_counts(mini, processor, features,
         add_adapters(model, AdapterSettings(lora_r=4, lora_alpha=8, lora_dropout=0.0, **adapters), 0)
     set_trainable(model, parts, layers)
     batch = collate(features[:1], 0)  # torch counts padding as well
-    work = StepWork.of([batch])
+    work = StepWork.of([batch], model.layout)
     # The plain kernel, which torch can count; it computes the half of causal attention that is masked as well.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         Objective(model, 0.0)(batch, StepCounts.of([batch])).total.backward()
@@ -70,6 +79,24 @@ def test_the_work_of_a_real_step_is_what_torch_counts(mini, processor, features,
     masked = per.per_token_squared * work.tokens_squared
     # In the first layer queries, keys and values share an input, to which no gradient passes: a step is a bit less.
     assert work.flops(per) + masked == pytest.approx(counter.get_total_flops(), rel=0.05 if parts == [] else 0.02)
+
+
+@pytest.mark.parametrize("parts", [ALL, ["mm_mlp_adapter"]])
+def test_images_at_native_resolution_count_their_attention_too(mini_native, parts):
+    # A table of positions as small as in a real tower beside its layers: what it costs is not counted.
+    architecture = replace(mini_native, vision_config=mini_native.vision_config | {"num_patches": 4})
+    processor = hf.new_processor(architecture)
+    model = hf.new_model(architecture, processor, 0).train()
+    set_trainable(model, parts, None)
+    pictures = [ImageRef(Image.new("RGB", size)) for size in ((120, 100), (40, 24))]
+    batch = collate([processor.encode((Turn("user", (*pictures, "Read.")), Turn("assistant", ("None.",))))], 0)
+    work = StepWork.of([batch], model.layout)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        Objective(model, 0.0)(batch, StepCounts.of([batch])).total.backward()
+    per = step_flops(model)
+    masked = per.per_token_squared * work.tokens_squared
+    assert work.flops(per) + masked == pytest.approx(counter.get_total_flops(), rel=0.02)
+    assert per.per_tile_squared * work.tiles_squared > 0.05 * work.flops(per)  # more than what may be missing
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def _sets(options: Any, processor: ParsitProcessor, max_length: int) -> list[tup
 
 def _print(sets: list[SetStats]) -> None:
     columns = ("set", "records", "samples", "images", "tokens", "mean", "50 %", "90 %", "99 %", "longest", "learnt",
-               "tiles", "packs full", "batches full")  # fmt: skip
+               sets[0].unit, "packs full", "batches full")  # fmt: skip
     rows = [
         (
             *(one.name, f"{one.records:,}", f"{one.samples:,}", f"{one.images:,}", f"{one.tokens.total:,}"),

@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--vision_tower", metavar="PATH", help="Hub id or folder of a SigLIP tower, of any shape")
     parser.add_argument("--model_name_or_path", metavar="PATH", help="Hub id or folder of a decoder, of any shape")
     for name in MULTIMODAL_FLAGS:
-        number = name in ("mm_vision_select_layer", "mm_spatial_pool_stride", "mm_pixel_shuffle")
+        number = name in ("mm_vision_select_layer", "mm_spatial_pool_stride", "mm_pixel_shuffle", "max_image_tokens")
         parser.add_argument(f"--{name}", type=int if number else str, help="as in `parsit train`")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
@@ -109,7 +109,7 @@ def _as_json(name: str, summary: ModelSummary) -> dict[str, object]:
         "context": summary.context,
         "a4_150dpi": {
             "image_tokens": summary.page_tokens,
-            "tiles": summary.page_tiles,
+            summary.unit: summary.page_tiles,
             "grid": list(summary.page_grid),
             "effective_dpi": round(summary.page_dpi, 1),
         },
@@ -138,7 +138,7 @@ def _print(name: str, summary: ModelSummary) -> None:
     facts.add_row("context", f"{summary.context:,} tokens")
     facts.add_row(
         "A4 page at 150 dpi",
-        f"{summary.page_tokens:,} image tokens ({columns} x {rows} tiles, {summary.page_tiles} in all, "
+        f"{summary.page_tokens:,} image tokens ({columns} x {rows} {summary.unit}, {summary.page_tiles:,} in all, "
         f"seen at {summary.page_dpi:.0f} dpi)",
     )
     facts.add_row("memory, inference", f"{summary.inference_bytes / gib:.2f} GiB (bf16 weights, cache of one page)")

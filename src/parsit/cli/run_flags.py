@@ -46,6 +46,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "mm_spatial_pool_stride",
         "mm_spatial_pool_mode",
         "mm_pixel_shuffle",
+        "max_image_tokens",
         "mm_use_im_start_end",
         "mm_use_im_patch_token",
     ),

@@ -26,6 +26,7 @@ MULTIMODAL_FLAGS = (
     "mm_spatial_pool_stride",
     "mm_spatial_pool_mode",
     "mm_pixel_shuffle",
+    "max_image_tokens",
 )
 PROCESSING_FLAGS = ("mm_use_im_start_end", "mm_use_im_patch_token")
 # The preset that a file of one's own changes where it names none, and that parts are joined as where none is named.
@@ -62,7 +63,7 @@ class Architecture:
 
 def architecture_names() -> list[str]:
     """The presets' names, smallest model first."""
-    return ["tiny", "smol", "qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "qwen3-8b"]
+    return ["tiny", "smol", "qwen3-0.6b", "qwen3-1.7b", "qwen3-1.7b-native", "qwen3-4b", "qwen3-8b"]
 
 
 def is_architecture_file(name: str) -> bool:

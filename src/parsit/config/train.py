@@ -37,12 +37,13 @@ class ModelArguments:
         mm_projector_type: linear, identity, mlpNx_gelu, or LLaVA's mlpNx_gelu_no_norm; this and the following: by
             default the architecture's own.
         mm_vision_select_layer: whose output of the tower is used; -1 the last layer's, -2 the last but one's.
-        image_aspect_ratio: pad, anyres or anyres_max_N.
+        image_aspect_ratio: pad, anyres or anyres_max_N, or native with a tower of native resolution (SigLIP2 NaFlex).
         image_grid_pinpoints: grids of tiles for anyres, as (1x1),...,(4x5), columns x rows.
         mm_patch_merge_type: flat, spatial or spatial_unpad; with _nobase without the overview tile.
         mm_spatial_pool_stride: side of the square of tokens pooled into one, after the projector.
         mm_spatial_pool_mode: average, max or bilinear.
         mm_pixel_shuffle: side of the square of patches joined into one token, before the projector.
+        max_image_tokens: with native, the most tokens of an image, row ends included; a larger one is scaled down.
         mm_use_im_start_end: put <|vision_start|> and <|vision_end|> around each image.
         mm_use_im_patch_token: add the tokens of the chat format that a tokenizer lacks, the image tokens among them, as
             is done by default; false: refuse such a tokenizer.
@@ -73,6 +74,7 @@ class ModelArguments:
     mm_spatial_pool_stride: int | None = None
     mm_spatial_pool_mode: str | None = None
     mm_pixel_shuffle: int | None = None
+    max_image_tokens: int | None = None
     mm_use_im_start_end: bool | None = None
     mm_use_im_patch_token: bool | None = None
     mm_tunable_vision_layers: str | None = None
@@ -112,7 +114,7 @@ class DataArguments:
         max_bad_fraction: share of broken records above which nothing is trained.
         packing: put samples that cannot see each other into rows of per_device_train_batch_size times
             model_max_length tokens, instead of padding per_device_train_batch_size samples to one length.
-        max_tiles_per_pack: most tiles in such a row; 0: no limit.
+        max_tiles_per_pack: most tiles (under native resolution: patches) in such a row; 0: no limit.
         max_eval_samples: validate on this many of the validation samples, chosen by seed, always the same; 0: on all.
         dataloader_num_workers: processes that decode and tokenise; 0: the training process itself.
         dataloader_prefetch_factor: batches that each worker holds ready.

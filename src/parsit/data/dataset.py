@@ -85,7 +85,8 @@ class DataSet:
 
     `num_tokens`, `num_tiles`: `int64[samples]`. `set_aside`: how many records each fault code took, each record counted
     under its first fault, and files with something wrong as a whole; `noted`: what is worth knowing of the others.
-    `num_records`: all records that were looked at. `findings`: everything that was found, in order.
+    `num_records`: all records that were looked at. `findings`: everything that was found, in order. `unit`: what
+    `num_tiles` counts, `tiles` or, under native resolution, `patches`.
     """
 
     samples: Sequence[Sample]
@@ -95,6 +96,7 @@ class DataSet:
     set_aside: Counter[str] = field(default_factory=Counter)
     noted: Counter[str] = field(default_factory=Counter)
     findings: Callable[[], Iterator[Finding]] = lambda: iter(())
+    unit: str = "tiles"
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -121,7 +123,9 @@ class DataSet:
 
     def describe(self) -> str:
         """How many samples there are, how long, and what was set aside, in a line."""
-        text = f"{len(self):,} samples, {int(self.num_tokens.sum()):,} tokens, {int(self.num_tiles.sum()):,} tiles"
+        text = (
+            f"{len(self):,} samples, {int(self.num_tokens.sum()):,} tokens, {int(self.num_tiles.sum()):,} {self.unit}"
+        )
         for words, counts in (("set aside", self.set_aside), ("noted", self.noted)):
             if counts:
                 text += f"; {words}: " + ", ".join(f"{code} {count:,}" for code, count in counts.most_common())
@@ -150,7 +154,7 @@ def in_memory(samples: Sequence[Sample], processor: ParsitProcessor, model_max_l
             raise InputError(f"{sample.place}: {error}") from error
         if counts[row, 0] > model_max_length:
             raise over_long(sample.place, int(counts[row, 0]), model_max_length)
-    return DataSet(samples, counts[:, 0], counts[:, 1], len(samples))
+    return DataSet(samples, counts[:, 0], counts[:, 1], len(samples), unit=processor.image_processor.layout.unit)
 
 
 def open_data(
@@ -226,6 +230,7 @@ def _within_limits(
     """The samples that the limits allow; others are cut or set aside."""
     num_tokens = _gather("num_tokens", files, rows)
     num_tiles = _gather("num_tiles", files, rows)
+    unit = processor.image_processor.layout.unit
     findings: list[Finding] = []
     keep = np.ones(len(store), bool)
     for number in np.flatnonzero(num_tokens > limits.model_max_length):
@@ -245,7 +250,7 @@ def _within_limits(
         for number in np.flatnonzero(keep & (num_tiles > limits.max_tiles)):
             sample = store[int(number)]
             keep[number] = False
-            detail = f"{num_tiles[number]} tiles, more than --max_tiles_per_pack {limits.max_tiles}"
+            detail = f"{num_tiles[number]} {unit}, more than --max_tiles_per_pack {limits.max_tiles}"
             findings.append(Finding("too-many-tiles", sample.place, detail, sample.id))
     if not keep.any():
         if findings_file is not None:
@@ -267,6 +272,7 @@ def _within_limits(
         sum((file.fault_counts for file in store.files), codes - cut),
         noted,
         lambda: chain(*(file.findings() for file in store.files), findings, _duplicates(store.files, hashes)),
+        unit,
     )
 
 

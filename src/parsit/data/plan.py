@@ -30,16 +30,21 @@ class Work:
     """Estimated FLOPs of a forward and backward pass: what ranks are balanced by.
 
     `per_token`: of the language model's matrices. `per_token_squared`: of its attention. `per_tile`: of tower and
-    projector. By default a token counts one and nothing else counts.
+    projector. `per_tile_squared`: of the attention among an image's tiles (patches, under native resolution), of which
+    it has `max_tiles_per_image` at most. By default a token counts one and nothing else counts.
     """
 
     per_token: float = 1.0
     per_token_squared: float = 0.0
     per_tile: float = 0.0
+    per_tile_squared: float = 0.0
+    max_tiles_per_image: int = 1
 
     def of(self, num_tokens: np.ndarray, num_tiles: np.ndarray) -> np.ndarray:
-        """FLOPs of each sample, as if it stood alone."""
-        return (self.per_token + self.per_token_squared * num_tokens) * num_tokens + self.per_tile * num_tiles
+        """FLOPs of each sample, as if it stood alone, and as if all but one of its images had the full size."""
+        seen = np.minimum(num_tiles, self.max_tiles_per_image)
+        of_text = (self.per_token + self.per_token_squared * num_tokens) * num_tokens
+        return of_text + (self.per_tile + self.per_tile_squared * seen) * num_tiles
 
 
 class MicroBatches(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,6 +17,7 @@ from parsit.data.faults import DataFault
 from parsit.eval.html import render
 from parsit.eval.pictures import Picture, picture
 from parsit.processing.processor import Features, ParsitProcessor
+from parsit.tiling import NativeLayout
 from parsit.types import ImageRef, InputError, Sample
 
 SpanKind = Literal["learnt", "given", "structure", "image"]
@@ -34,7 +36,7 @@ class TokenSpan:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the tower sees of one image: the overview, or the grid with its tiles outlined."""
+    """What the tower sees of one image: the overview, or the grid with its tiles outlined (patches are not)."""
 
     picture: Picture
     caption: str
@@ -45,6 +47,7 @@ class Shown:
     """One sample on the page.
 
     `error`: why it would not be trained on. Where it cannot be read at all, there is nothing else but its place.
+    `unit`: what `num_tiles` counts, tiles or patches.
     """
 
     place: str
@@ -54,6 +57,7 @@ class Shown:
     num_image_tokens: int = 0
     num_learnt: int = 0
     num_tiles: int = 0
+    unit: str = "tiles"
     views: tuple[View, ...] = ()
     spans: tuple[TokenSpan, ...] = ()
 
@@ -75,7 +79,8 @@ def show(sample: Sample, processor: ParsitProcessor, max_length: int | None = No
         num_tokens=len(features.input_ids),
         num_image_tokens=int(is_image.sum()),
         num_learnt=features.num_supervised,
-        num_tiles=0 if features.pixel_values is None else len(features.pixel_values),
+        num_tiles=0 if features.pixels is None else len(features.pixels),
+        unit=processor.image_processor.layout.unit,
         views=tuple(_views(features, processor)),
         spans=tuple(_spans(features, processor)),
     )
@@ -135,6 +140,11 @@ def _views(features: Features, processor: ParsitProcessor) -> Iterator[View]:
             yield View(_picture(pixels[0], (1, 1)), f"{name}: the overview tile")
         side = pixels.shape[1]
         canvas = grid.reshape(rows, columns, side, side, 3).transpose(0, 2, 1, 3, 4).reshape(rows * side, -1, 3)
+        if isinstance(images.layout, NativeLayout):
+            side = math.prod(images.layout.patches_per_token)
+            caption = f"{columns} × {rows} patches, {side} × {side} of them a token"
+            yield View(_picture(canvas, (1, 1)), f"{name}: {caption}")
+            continue
         yield View(_picture(canvas, plan.grid), f"{name}: a grid of {columns} × {rows} tiles")
 
 

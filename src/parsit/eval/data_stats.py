@@ -38,7 +38,7 @@ class SetStats:
     """One data set.
 
     `fill_packed`: share of a row of `max_tokens` that packs fill; `fill_padded`: share of a padded batch of
-    `batch_size` samples that is not padding.
+    `batch_size` samples that is not padding. `unit`: what `tiles` counts, see `DataSet`.
     """
 
     name: str
@@ -53,6 +53,7 @@ class SetStats:
     fill_padded: float
     packs: int
     set_aside: dict[str, int]
+    unit: str = "tiles"
 
     def as_json(self) -> dict[str, Any]:
         """All numbers."""
@@ -80,6 +81,7 @@ def stats_of(name: str, data: DataSet, max_tokens: int, batch_size: int) -> SetS
         fill_padded=int(data.num_tokens.sum()) / positions,
         packs=len(packed),
         set_aside=dict(Counter(data.set_aside)),
+        unit=data.unit,
     )
 
 
@@ -95,7 +97,7 @@ def column(store: SampleStore, name: str) -> np.ndarray:
 def page(title: str, sets: Sequence[tuple[SetStats, DataSet]], notes: Sequence[str]) -> str:
     """The HTML page: a table of all sets, and for each a plot of its lengths and tiles."""
     plots = [
-        (stats.name, length_histogram(data.num_tokens, data.num_tiles, f"set{number}"))
+        (stats.name, length_histogram(data.num_tokens, data.num_tiles, f"set{number}", data.unit))
         for number, (stats, data) in enumerate(sets)
     ]
     context = {"title": title, "sets": [stats for stats, _ in sets], "plots": plots, "notes": notes}

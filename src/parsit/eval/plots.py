@@ -89,8 +89,8 @@ def cer_histogram(cers: Sequence[float]) -> Markup:
     return _svg(figure, "histogram", "Histogram of the character error rate")
 
 
-def length_histogram(num_tokens: np.ndarray, num_tiles: np.ndarray, name: str) -> Markup:
-    """Two panels: how many samples have how many tokens (on a logarithmic axis), and how many tiles."""
+def length_histogram(num_tokens: np.ndarray, num_tiles: np.ndarray, name: str, unit: str = "tiles") -> Markup:
+    """Two panels: how many samples have how many tokens (on a logarithmic axis), and how many tiles (or patches)."""
     with matplotlib.rc_context(_STYLE):
         figure, (tokens, tiles) = _figure(9, 2.8, 1, 2)
         low, high = int(num_tokens.min()), int(num_tokens.max())
@@ -103,12 +103,12 @@ def length_histogram(num_tokens: np.ndarray, num_tiles: np.ndarray, name: str) -
         tokens.set(xlabel="tokens of a sample", ylabel="samples")
         bins = min(int(num_tiles.max()) + 1, 40)
         tiles.hist(num_tiles, bins=(np.linspace(-0.5, int(num_tiles.max()) + 0.5, bins + 1)).tolist(), color=ACCENT)
-        tiles.set(xlabel="tiles of a sample")
+        tiles.set(xlabel=f"{unit} of a sample")
         tiles.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         for panel in (tokens, tiles):
             panel.grid(False, axis="x")
             panel.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    return _svg(figure, name, f"Lengths from {low} to {high} tokens, and tiles up to {int(num_tiles.max())}")
+    return _svg(figure, name, f"Lengths from {low} to {high} tokens, and {unit} up to {int(num_tiles.max())}")
 
 
 def interval_plot(rows: Sequence[tuple[str, Interval]], unit: str, name: str) -> Markup:

@@ -8,10 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import AutoConfig
+from transformers import AutoConfig, Siglip2VisionConfig
 from transformers.configuration_utils import PretrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from parsit.tiling import ImageLayout
+from parsit.tiling import NATIVE, Layout, layout_of
+
+# The tower of native resolution. transformers 4.x knows the whole SigLIP2 by its name, and not the tower alone.
+NATIVE_TOWER = Siglip2VisionConfig.model_type
+if NATIVE_TOWER not in CONFIG_MAPPING:
+    AutoConfig.register(NATIVE_TOWER, Siglip2VisionConfig)
 
 
 class ParsitConfig(PretrainedConfig):
@@ -26,6 +32,7 @@ class ParsitConfig(PretrainedConfig):
             Layers behind it are not built.
         image_aspect_ratio, image_grid_pinpoints, mm_patch_merge_type, mm_spatial_pool_stride,
         mm_spatial_pool_mode, mm_pixel_shuffle: see `parsit.tiling.ImageLayout`.
+        max_image_tokens: with `image_aspect_ratio` native, see `parsit.tiling.NativeLayout`.
 
     Raises:
         ValueError: values that do not fit each other.
@@ -49,6 +56,7 @@ class ParsitConfig(PretrainedConfig):
         mm_spatial_pool_stride: int = 1,
         mm_spatial_pool_mode: str = "bilinear",
         mm_pixel_shuffle: int = 1,
+        max_image_tokens: int | None = None,
         **kwargs: Any,
     ) -> None:
         self.vision_config = _sub_config(vision_config, "siglip_vision_model")
@@ -62,14 +70,27 @@ class ParsitConfig(PretrainedConfig):
         self.mm_spatial_pool_stride = mm_spatial_pool_stride
         self.mm_spatial_pool_mode = mm_spatial_pool_mode
         self.mm_pixel_shuffle = mm_pixel_shuffle
+        self.max_image_tokens = max_image_tokens
         kwargs["tie_word_embeddings"] = self.text_config.tie_word_embeddings
         super().__init__(**kwargs)
+        self._require_fitting_tower()
         _ = self.layout, self.num_vision_layers  # what does not fit is refused here, not in the first forward pass
 
     @property
-    def layout(self) -> ImageLayout:
+    def layout(self) -> Layout:
         """The rules from an image's size to its tokens."""
-        return ImageLayout.of(self, self.vision_config.image_size, self.vision_config.patch_size)
+        return layout_of(self, getattr(self.vision_config, "image_size", None), self.vision_config.patch_size)
+
+    def _require_fitting_tower(self) -> None:
+        """Refuse tiles for a tower of native resolution, and the other way round."""
+        tower = self.vision_config.model_type
+        if (tower == NATIVE_TOWER) != (self.image_aspect_ratio == NATIVE):
+            takes = "tiles of one size alone: begin with a preset that cuts them"
+            if tower == NATIVE_TOWER:
+                takes = "images at native resolution alone: use native, and max_image_tokens"
+            raise ValueError(
+                f"image_aspect_ratio is {self.image_aspect_ratio}, but a tower of type {tower} takes {takes}"
+            )
 
     @property
     def num_vision_layers(self) -> int:

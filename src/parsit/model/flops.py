@@ -15,6 +15,7 @@ from torch import nn
 
 from parsit.model.modeling import ParsitForConditionalGeneration
 from parsit.model.quantize import num_parameters
+from parsit.tiling import NativeLayout
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +24,15 @@ class StepFlops:
 
     `per_token`: of the decoder's matrices. `per_token_squared`: of causal attention, times the square of a
     conversation's length. `per_label`: of `lm_head`, for each supervised position. `per_tile`: of tower and projector.
+    `per_tile_squared`: under native resolution, where a tile is one patch, of the tower's attention, times the square
+    of an image's patches.
     """
 
     per_token: float
     per_token_squared: float
     per_label: float
     per_tile: float
+    per_tile_squared: float = 0.0
 
 
 def step_flops(model: ParsitForConditionalGeneration) -> StepFlops:
@@ -36,11 +40,12 @@ def step_flops(model: ParsitForConditionalGeneration) -> StepFlops:
     text, vision = model.config.text_config, model.config.vision_config
     decoder, tower, projector = model.get_decoder(), model.vision_tower, model.mm_projector
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    patches = (vision.image_size // vision.patch_size) ** 2
+    patches = model.layout.patches_per_side**2
     # Causal: half of the products of queries with keys, and of weights with values.
     attention = 2 * text.num_hidden_layers * text.num_attention_heads * head_dim
-    tower_attention = 4 * model.config.num_vision_layers * vision.hidden_size * patches**2
     before_projector = _is_trained(tower)
+    tower_attention = (3 if before_projector else 1) * 4 * model.config.num_vision_layers * vision.hidden_size
+    sees_alone = not isinstance(model.layout, NativeLayout)
     before_decoder = before_projector or _is_trained(projector) or _is_trained(model.get_input_embeddings())
     before_head = before_decoder or _is_trained(decoder)
     tokens_of_tile = patches / model.config.mm_pixel_shuffle**2
@@ -49,8 +54,9 @@ def step_flops(model: ParsitForConditionalGeneration) -> StepFlops:
         per_token_squared=(3 if before_head else 1) * attention,
         per_label=2 * _products(model.get_output_embeddings(), before_head),
         per_tile=2 * _products(tower, False) * patches
-        + (3 if before_projector else 1) * tower_attention
+        + (tower_attention * patches**2 if sees_alone else 0)
         + 2 * _products(projector, before_projector) * tokens_of_tile,
+        per_tile_squared=0 if sees_alone else tower_attention,
     )
 
 

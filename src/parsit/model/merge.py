@@ -60,12 +60,35 @@ def merge_images(
         )
     sources_M = _sources_of_batch(plans, layout)
     if newline_D is None:
-        return features_SD.index_select(0, _on_device(sources_M, features_SD.device))
+        return features_SD.index_select(0, on_device(sources_M, features_SD.device))
     places = np.flatnonzero(sources_M >= 0)
-    features_MD = features_SD.index_select(0, _on_device(sources_M[places], features_SD.device))
+    features_MD = features_SD.index_select(0, on_device(sources_M[places], features_SD.device))
+    return _between_row_ends(features_MD, places, len(sources_M), newline_D)
+
+
+def merge_rows(
+    features_SD: torch.Tensor, shapes: Sequence[tuple[int, int]], newline_D: torch.Tensor | None
+) -> torch.Tensor:
+    """The tokens of images that have no tiles: each row closed, where the merge type has row ends.
+
+    Args:
+        features_SD: of all images, row by row.
+        shapes: (rows, columns) of each image.
+        newline_D: `float[D]`, the learned end of a row; None where the merge type has none.
+    """
+    if newline_D is None:
+        return features_SD
+    is_end = np.concatenate([np.tile(np.arange(columns + 1) == columns, rows) for rows, columns in shapes])
+    return _between_row_ends(features_SD, np.flatnonzero(~is_end), len(is_end), newline_D)
+
+
+def _between_row_ends(
+    features_SD: torch.Tensor, places: np.ndarray, num_tokens: int, newline_D: torch.Tensor
+) -> torch.Tensor:
+    """`float[num_tokens, D]`: features at their places, row ends at the others."""
     # Each feature is used once at most, and row ends are one sum in the backward pass: the same to the bit each time.
-    row_ends_MD = newline_D.to(features_SD.dtype).expand(len(sources_M), -1)
-    return row_ends_MD.index_copy(0, _on_device(places, features_SD.device), features_MD)
+    row_ends_MD = newline_D.to(features_SD.dtype).expand(num_tokens, -1)
+    return row_ends_MD.index_copy(0, on_device(places, features_SD.device), features_SD)
 
 
 def _sources_of_batch(plans: Sequence[ImagePlan], layout: ImageLayout) -> np.ndarray:
@@ -104,10 +127,10 @@ def _sources(plan: ImagePlan, layout: ImageLayout) -> np.ndarray:
     return np.concatenate([overview, closed_HW.ravel()])
 
 
-def _on_device(indices: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Indices as a tensor on a device, without waiting for what a GPU has still to do."""
-    index = torch.from_numpy(indices)
-    return index.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else index.to(device)
+def on_device(numbers: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Numbers as a tensor on a device, without waiting for what a GPU has still to do."""
+    tensor = torch.from_numpy(numbers)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _shrunk(tiles_NPD: torch.Tensor, plan: ImagePlan, layout: ImageLayout) -> torch.Tensor:

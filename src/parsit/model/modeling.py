@@ -5,13 +5,14 @@ their Auto classes; nothing of theirs is copied or patched. What is decided here
 features go in the sequence, which positions meet `lm_head`, and that each forward pass in
 training makes the same module calls on every rank, image or not (design D5, D6).
 
-Shape suffixes: B batch, T positions, N tiles, P patches or features of a tile, D hidden size.
+Shape suffixes: B batch, T positions, N tiles, P patches or features of a tile, D hidden size. Under native resolution a
+tile is one patch.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,13 +23,14 @@ from transformers.generation.utils import GenerationMixin
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from parsit.model import packed_attention
+from parsit.model import native, packed_attention
 from parsit.model.configuration import ParsitConfig
 from parsit.model.head import SupervisedHead
 from parsit.model.loss import supervised_loss
 from parsit.model.merge import merge_images, pool_tiles
 from parsit.model.projector import build_projector
 from parsit.model.vision import build_vision_tower, pixel_shuffle
+from parsit.tiling import ImagePlan, NativeLayout
 
 
 @dataclass
@@ -108,8 +110,13 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return self.language_model.get_decoder()
 
     def set_attention(self, implementation: str) -> None:
-        """Compute attention in tower and language model by `implementation`, as transformers calls it."""
-        configs: tuple[Any, ...] = (self.vision_tower.config, self.config.text_config, self.language_model.config)
+        """Compute attention in tower and language model by `implementation`, as transformers calls it.
+
+        A tower of native resolution keeps its own, which tells its images apart.
+        """
+        configs: list[Any] = [self.config.text_config, self.language_model.config]
+        if not isinstance(self.layout, NativeLayout):
+            configs.append(self.vision_tower.config)
         for config in configs:
             config._attn_implementation = implementation
 
@@ -124,10 +131,17 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         for config in (self.config.text_config, self.language_model.config):
             config._attn_implementation = packed_attention.NAME
 
-    def encode_tiles(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """`float[N, 3, H, W]` to the tower's features, `float[N, P, D_vision]`."""
-        weight = next(self.vision_tower.parameters())
-        return self.vision_tower(pixel_values=pixel_values.to(weight.dtype)).last_hidden_state
+    def encode_tiles(self, pixel_values: torch.Tensor, plans: Sequence[ImagePlan] = ()) -> torch.Tensor:
+        """`float[N, 3, H, W]` to the tower's features, `float[N, P, D_vision]`.
+
+        Args:
+            pixel_values: tiles of all images, image by image.
+            plans: the images', which a tower of native resolution needs.
+        """
+        pixel_values = pixel_values.to(next(self.vision_tower.parameters()).dtype)
+        if isinstance(self.layout, NativeLayout):
+            return self.vision_tower(pixel_values, [plan.grid for plan in plans])[:, None]
+        return self.vision_tower(pixel_values=pixel_values).last_hidden_state
 
     def image_tokens(self, vision_features_NPD: torch.Tensor, image_sizes: torch.Tensor) -> torch.Tensor:
         """All images' tokens, one after another: `float[sum of tokens, D]`.
@@ -140,14 +154,25 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: the tiles are not those that images of these sizes have.
         """
-        layout = self.layout
-        plans = [layout.plan(width, height) for height, width in image_sizes.tolist()]
+        return self._merge(vision_features_NPD, self._plans(image_sizes, vision_features_NPD.shape[0]))
+
+    def _plans(self, image_sizes: torch.Tensor, num_tiles: int) -> list[ImagePlan]:
+        """The plans of images that have `num_tiles` tiles in all."""
+        plans = [self.layout.plan(width, height) for height, width in image_sizes.tolist()]
         expected = sum(plan.num_tiles for plan in plans)
-        if expected != vision_features_NPD.shape[0]:
+        if expected != num_tiles:
             raise ValueError(
-                f"pixel_values has {vision_features_NPD.shape[0]} tiles, but {len(plans)} images of these sizes "
+                f"pixel_values has {num_tiles} {self.layout.unit}, but {len(plans)} images of these sizes "
                 f"have {expected}: use the model's own processor for both"
             )
+        return plans
+
+    def _merge(self, vision_features_NPD: torch.Tensor, plans: Sequence[ImagePlan]) -> torch.Tensor:
+        """The tower's features to all images' tokens."""
+        layout = self.layout
+        if isinstance(layout, NativeLayout):
+            features_ND = vision_features_NPD[:, 0]
+            return native.image_tokens(features_ND, plans, layout, self.mm_projector, self.image_newline)
         shuffled = pixel_shuffle(vision_features_NPD, layout.patches_per_side, layout.mm_pixel_shuffle)
         features_NPD = pool_tiles(self.mm_projector(shuffled), layout)
         return merge_images(features_NPD, plans, layout, self.image_newline)
@@ -187,8 +212,9 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
             return embeds_BTD, None
         if image_sizes is None:
             raise ValueError("pixel_values without image_sizes: pass both, as the processor gives them")
-        vision_features_NPD = self.encode_tiles(pixel_values)
-        tokens_MD = self.image_tokens(vision_features_NPD, image_sizes)
+        plans = self._plans(image_sizes, pixel_values.shape[0])
+        vision_features_NPD = self.encode_tiles(pixel_values, plans)
+        tokens_MD = self._merge(vision_features_NPD, plans)
         _check_same_number(num_placeholders, tokens_MD.shape[0])
         tokens_MD = tokens_MD.to(embeds_BTD.dtype)
         # Not through a flattened view: compiled layers tell a view from what the layer before hands them.
@@ -198,11 +224,15 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def _blank_tile(self, like: torch.Tensor) -> torch.Tensor:
         """Zero, computed through every vision parameter: each rank runs the tower in each step (design D6)."""
-        size = self.layout.image_size
+        layout = self.layout
+        size = layout.image_size
+        if isinstance(layout, NativeLayout):
+            smallest = [layout.plan(1, 1)]
+            patches = torch.zeros(smallest[0].num_tiles, 3, size, size, device=like.device)
+            return (self._merge(self.encode_tiles(patches, smallest), smallest).sum() * 0.0).to(like.dtype)
         tile = torch.zeros(1, 3, size, size, device=like.device)
-        total = self.mm_projector(
-            pixel_shuffle(self.encode_tiles(tile), self.layout.patches_per_side, self.layout.mm_pixel_shuffle)
-        ).sum()
+        shuffled = pixel_shuffle(self.encode_tiles(tile), layout.patches_per_side, layout.mm_pixel_shuffle)
+        total = self.mm_projector(shuffled).sum()
         if self.image_newline is not None:
             total = total + self.image_newline.sum()
         return (total * 0.0).to(like.dtype)

@@ -1,16 +1,17 @@
-"""Attention for packed rows: each conversation sees itself alone, and no T × T mask is ever made.
+"""Attention for packed rows: each conversation, or image, sees itself alone, and no T × T mask is ever made.
 
 Registered with transformers' attention interface, so that any decoder of theirs that goes through it packs, unpatched.
 On a GPU with half precision torch's own variable-length kernel takes the whole row in one call; elsewhere there is one
-call for each conversation. Batches that are not packed go to transformers' own SDPA function with its own mask.
+call for each segment. Conversations are causal, images (`parsit.model.native`) are not. Batches that are not packed go
+to transformers' own SDPA function with its own mask.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from itertools import pairwise
-from typing import Any
+from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,11 +23,13 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 NAME = "parsit_packed"
 # transformers' names of attentions that pack by themselves, where they are told the cuts.
 FLASH = ("flash_attention_2", "flash_attention_3")
+IMAGES = "parsit_images"
 
 
 def register() -> None:
-    """Make `NAME` known to transformers; doing it twice does no harm."""
+    """Make `NAME` and `IMAGES` known to transformers; doing it twice does no harm."""
     AttentionInterface.register(NAME, packed_attention)
+    AttentionInterface.register(IMAGES, image_attention)
     # transformers makes the mask of a batch that is not packed as it does for SDPA.
     AttentionMaskInterface.register(NAME, sdpa_mask)
 
@@ -65,6 +68,42 @@ def packed_inputs(inputs_embeds: torch.Tensor, cu_seq_lens: torch.Tensor, implem
     return inputs | {"attention_mask": inputs_embeds.new_zeros(1, 1, 1, 1), "cuts": cu_seq_lens}
 
 
+class ImageCuts(NamedTuple):
+    """Where the images of a row begin and the last ends: `int32[images + 1]` on the CPU, and on the row's device.
+
+    `longest`: patches of the largest image.
+    """
+
+    cuts: torch.Tensor
+    on_device: torch.Tensor
+    longest: int
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], device: torch.device) -> ImageCuts:
+        """The cuts of images of so many patches."""
+        cuts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+        pinned = cuts.pin_memory() if device.type == "cuda" else cuts
+        return cls(cuts, pinned.to(device, non_blocking=True), max(lengths))
+
+
+def image_attention(
+    module: nn.Module,
+    query_BHTD: torch.Tensor,
+    key_BHTD: torch.Tensor,
+    value_BHTD: torch.Tensor,
+    attention_mask: ImageCuts,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Transformers' attention function for a row of images: `float[1, H, T, D]` in, `float[1, T, H, D]` out.
+
+    SigLIP2's layers hand nothing to it but the mask, so the cuts come in its place.
+    """
+    cuts, on_device, longest = attention_mask
+    return _packed(query_BHTD, key_BHTD, value_BHTD, cuts, on_device, longest, dropout, scaling, causal=False), None
+
+
 def packed_attention(
     module: nn.Module,
     query_BHTD: torch.Tensor,
@@ -86,16 +125,32 @@ def packed_attention(
         return sdpa_attention_forward(
             module, query_BHTD, key_BHTD, value_BHTD, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
+    row = query_BHTD, key_BHTD, value_BHTD
+    return _packed(*row, cuts, cu_seq_lens_q, max_length_q, dropout, scaling, causal=True), None
+
+
+def _packed(
+    query_BHTD: torch.Tensor,
+    key_BHTD: torch.Tensor,
+    value_BHTD: torch.Tensor,
+    cuts: torch.Tensor,
+    cuts_on_device: torch.Tensor | None,
+    longest: int,
+    dropout: float,
+    scaling: float | None,
+    causal: bool,
+) -> torch.Tensor:
+    """`float[B, T, H, D]`, by the quickest way that there is."""
     device = query_BHTD.device.type
     if torch.is_autocast_enabled(device):
         # As autocast does for SDPA; norms of queries and keys give fp32 where their weights are, and values do not.
         dtype = torch.get_autocast_dtype(device)
         query_BHTD, key_BHTD, value_BHTD = query_BHTD.to(dtype), key_BHTD.to(dtype), value_BHTD.to(dtype)
     if query_BHTD.is_cuda and query_BHTD.dtype in (torch.float16, torch.bfloat16) and not dropout and _VARLEN:
-        assert cu_seq_lens_q is not None
+        assert cuts_on_device is not None
         query, key, value = (tensor[0].transpose(0, 1) for tensor in (query_BHTD, key_BHTD, value_BHTD))
-        return _varlen(query, key, value, cu_seq_lens_q, max_length_q, scaling)[None], None
-    return _by_segment(query_BHTD, key_BHTD, value_BHTD, cuts, dropout, scaling), None
+        return _varlen(query, key, value, cuts_on_device, longest, scaling, causal)[None]
+    return _by_segment(query_BHTD, key_BHTD, value_BHTD, cuts, dropout, scaling, causal)
 
 
 @torch.compiler.disable()
@@ -106,12 +161,13 @@ def _by_segment(
     cuts: torch.Tensor,
     dropout: float,
     scaling: float | None,
+    causal: bool,
 ) -> torch.Tensor:
     """`float[B, T, H, D]`, one call for each segment: how many there are is known to no compiler."""
     lengths = cuts.diff().tolist()
     segments = zip(*(tensor.split(lengths, dim=2) for tensor in (query_BHTD, key_BHTD, value_BHTD)), strict=True)
     outputs = [
-        F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling, is_causal=True, enable_gqa=True)
+        F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling, is_causal=causal, enable_gqa=True)
         for q, k, v in segments
     ]
     return torch.cat(outputs, dim=2).transpose(1, 2)
@@ -138,14 +194,16 @@ def _varlen(
     cuts: torch.Tensor,
     longest: int,
     scaling: float | None,
+    causal: bool,
 ) -> torch.Tensor:
-    """`float[T, H, D]`, causal inside each segment."""
+    """`float[T, H, D]`, inside each segment."""
     assert _VARLEN is not None
     known = _VARLEN_OPTIONS
     groups = query_THD.shape[1] // key_THD.shape[1]
     options: dict[str, Any] = {"scale": scaling} if "scale" in known else {}
     # torch 2.10 says is_causal; later versions say it as a window that ends at the position itself.
-    options |= {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+    if causal:
+        options |= {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
     if "enable_gqa" in known:
         options["enable_gqa"] = groups > 1
     elif groups > 1:

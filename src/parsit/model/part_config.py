@@ -12,21 +12,24 @@ found by trying it (`parsit.model.decoder_trial`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from transformers.configuration_utils import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from parsit.model.configuration import NATIVE_TOWER
 from parsit.types import InputError
 
-# Model types whose vision tower is known, whole models included.
-TOWERS = ("siglip_vision_model", "siglip")
-TOWER_SHAPE = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "image_size", "patch_size")
+# Model types whose vision tower is known, whole models included; the last two take images at native resolution.
+TOWERS = ("siglip_vision_model", "siglip", "siglip2_vision_model", "siglip2")
+TOWER_SHAPE = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "patch_size")
+TOWER_SHAPE += ("image_size", "num_patches")  # of one size, or of the positions that native resolution is scaled from
 LANGUAGE_SHAPE = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 LANGUAGE_SHAPE += ("num_key_value_heads", "head_dim")
 # What tiling, memory, rates and cache are computed from.
-_TOWER_NUMBERS = (*TOWER_SHAPE[1:], "num_attention_heads")
+_TOWER_NUMBERS = (*TOWER_SHAPE[1:-2], "num_attention_heads")
 _LANGUAGE_NUMBERS = (*LANGUAGE_SHAPE[1:-1], "max_position_embeddings", "vocab_size")
 # Of the file and its use, not of what is computed; weights are held in the type that the run chooses.
 _NOT_TAKEN = ("architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "_attn_implementation")
@@ -48,7 +51,11 @@ def own_tower_config(found: PretrainedConfig, name: str) -> dict[str, Any]:
     if found.model_type not in TOWERS:
         raise InputError(f"{name}: is a {found.model_type}: a vision tower must be one of {', '.join(TOWERS)}")
     values = _own(getattr(found, "vision_config", found))
-    _require_numbers(values, _TOWER_NUMBERS, name, "tower of square tiles")
+    native = values["model_type"] == NATIVE_TOWER
+    numbers = (*_TOWER_NUMBERS, "num_patches" if native else "image_size")
+    _require_numbers(values, numbers, name, f"tower of square {'patches' if native else 'tiles'}")
+    if native and math.isqrt(values["num_patches"]) ** 2 != values["num_patches"]:
+        raise InputError(f"{name}: has {values['num_patches']} positions (num_patches), which make no square grid")
     if values.get("num_channels", 3) != 3:
         raise InputError(f"{name}: has {values['num_channels']} channels: a page has 3 (red, green, blue)")
     return values

@@ -20,11 +20,11 @@ INFERENCE_BYTES, TRAINED_BYTES, FROZEN_BYTES = 2, 16, 4
 class ModelSummary:
     """A model in numbers.
 
-    `parts`: parameters by part, tied ones once. `context`: positions of the language model.
-    `page_tokens`, `page_tiles`: of an A4 page at 150 dpi; `page_grid`: (columns, rows) of tiles;
-    `page_dpi`: resolution at which the tower sees that page. `kv_cache_bytes`: bf16 cache of that
-    page and 1,024 tokens of answer. Memory is of weights, gradients, optimizer and cache; the
-    activations of a training step come on top and depend on batch and length.
+    `parts`: parameters by part, tied ones once. `context`: positions of the language model. `page_tokens`,
+    `page_tiles`: of an A4 page at 150 dpi; `page_grid`: (columns, rows) of tiles; `page_dpi`: resolution at which
+    the tower sees that page. `kv_cache_bytes`: bf16 cache of that page and 1,024 tokens of answer. `unit`: what is
+    counted as tiles, `tiles` or `patches`. Memory is of weights, gradients, optimizer and cache; the activations
+    of a training step come on top and depend on batch and length.
     """
 
     parts: dict[str, int]
@@ -34,6 +34,7 @@ class ModelSummary:
     page_grid: tuple[int, int]
     page_dpi: float
     kv_cache_bytes: int
+    unit: str = "tiles"
 
     @property
     def total(self) -> int:
@@ -69,6 +70,7 @@ def summarize(model: ParsitForConditionalGeneration) -> ModelSummary:
         page_grid=plan.grid,
         page_dpi=plan.resized[1] / A4_INCHES[1],
         kv_cache_bytes=_kv_cache_bytes(config, plan.num_tokens + 1024),
+        unit=config.layout.unit,
     )
 
 

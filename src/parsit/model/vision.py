@@ -13,9 +13,14 @@ import re
 
 import torch
 from torch import nn
-from transformers import AutoModel
+from transformers import AutoModel, Siglip2VisionConfig, Siglip2VisionModel
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-from parsit.model.configuration import ParsitConfig
+from parsit.model.configuration import NATIVE_TOWER, ParsitConfig
+from parsit.model.native import NativeTower
+
+if Siglip2VisionConfig not in MODEL_MAPPING:  # 4.x: see NATIVE_TOWER
+    AutoModel.register(Siglip2VisionConfig, Siglip2VisionModel)
 
 
 def build_vision_tower(config: ParsitConfig) -> nn.Module:
@@ -29,6 +34,8 @@ def build_vision_tower(config: ParsitConfig) -> nn.Module:
     vision_config.vision_use_head = False
     tower = AutoModel.from_config(vision_config)
     tower = getattr(tower, "vision_model", tower)
+    if vision_config.model_type == NATIVE_TOWER:
+        return NativeTower(tower)
     tower.post_layernorm = nn.Identity()
     return tower
 

@@ -18,8 +18,8 @@ from parsit.processing.processor import Features
 class Batch:
     """A batch, padded or packed.
 
-    `input_ids`, `labels`: `int[B, T]`. `pixels`: `uint8[N, 3, S, S]`, tiles of all images in order, or None; `scale`
-    makes the tower's numbers of them.
+    `input_ids`, `labels`: `int[B, T]`. `pixels`: `uint8[N, 3, S, S]`, tiles (under native resolution patches) of all
+    images in order, or None; `scale` makes the tower's numbers of them.
     `image_sizes`: `int[images, 2]`, (height, width), or None. `glyph_targets`: `int[N, P, slots]` or None.
     `image_positions`, `label_positions`: `int[M]`, `int[N]`, where the flattened `input_ids` have image tokens, and
     where the next token has a label: known here, they need not be looked for on a GPU.

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import torch
 
-from parsit.tiling import ImageLayout
+from parsit.tiling import Layout
 from parsit.types import GlyphBox
 
 SLOT_WIDTH = 4
@@ -36,7 +36,7 @@ def slots_per_patch(patch_size: int) -> int:
     return max(1, patch_size // SLOT_WIDTH)
 
 
-def glyph_targets(glyphs: Sequence[GlyphBox], size: tuple[int, int], layout: ImageLayout) -> torch.Tensor:
+def glyph_targets(glyphs: Sequence[GlyphBox], size: tuple[int, int], layout: Layout) -> torch.Tensor:
     """Targets of one image.
 
     Args:
@@ -46,7 +46,7 @@ def glyph_targets(glyphs: Sequence[GlyphBox], size: tuple[int, int], layout: Ima
 
     Returns:
         `int[num_tiles, patches_per_side², slots_per_patch]`, the overview tile (too coarse to tell
-        glyphs apart) not asked.
+        glyphs apart) not asked; under native resolution `int[patches, 1, slots_per_patch]`.
     """
     plan = layout.plan(*size)
     side = layout.patches_per_side

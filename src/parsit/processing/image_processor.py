@@ -1,5 +1,8 @@
 """Pixels to tiles: what the vision tower sees of an image, as the `ImagePlan` says.
 
+Under native resolution a tile is one patch, and the image is scaled bilinearly, as SigLIP2 NaFlex was trained
+(`transformers`' Siglip2ImageProcessor).
+
 Tiles are made and travel as bytes, and become the tower's numbers where they are used: on a GPU that is nothing, and a
 quarter of the memory goes through workers and bus.
 """
@@ -18,7 +21,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
 from parsit.processing.images import load_image
-from parsit.tiling import ImageLayout
+from parsit.tiling import NATIVE, Layout, layout_of
 from parsit.types import InputError
 
 
@@ -46,6 +49,7 @@ class ParsitImageProcessor(BaseImageProcessor):
     """Cuts images into normalised tiles.
 
     Args: those of `parsit.tiling.ImageLayout`, with the same meaning, and
+        max_image_tokens: with `image_aspect_ratio` native, see `parsit.tiling.NativeLayout`; `image_size` is not used.
         image_mean, image_std: per channel, for values between 0 and 1; SigLIP's are 0.5.
 
     Padding has the colour of `image_mean`, so that it is zero for the tower (as LLaVA pads in
@@ -56,7 +60,7 @@ class ParsitImageProcessor(BaseImageProcessor):
 
     def __init__(
         self,
-        image_size: int = 384,
+        image_size: int | None = 384,
         patch_size: int = 14,
         image_aspect_ratio: str = "anyres",
         image_grid_pinpoints: str | list[list[int]] = "(1x1),...,(2x2)",
@@ -64,6 +68,7 @@ class ParsitImageProcessor(BaseImageProcessor):
         mm_spatial_pool_stride: int = 1,
         mm_spatial_pool_mode: str = "bilinear",
         mm_pixel_shuffle: int = 1,
+        max_image_tokens: int | None = None,
         image_mean: Sequence[float] = (0.5, 0.5, 0.5),
         image_std: Sequence[float] = (0.5, 0.5, 0.5),
         **kwargs: Any,
@@ -77,13 +82,14 @@ class ParsitImageProcessor(BaseImageProcessor):
         self.mm_spatial_pool_stride = mm_spatial_pool_stride
         self.mm_spatial_pool_mode = mm_spatial_pool_mode
         self.mm_pixel_shuffle = mm_pixel_shuffle
+        self.max_image_tokens = max_image_tokens
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
 
     @property
-    def layout(self) -> ImageLayout:
+    def layout(self) -> Layout:
         """The rules from an image's size to its tokens."""
-        return ImageLayout.of(self, self.image_size, self.patch_size)
+        return layout_of(self, self.image_size, self.patch_size)
 
     @property
     def scale(self) -> PixelScale:
@@ -91,22 +97,23 @@ class ParsitImageProcessor(BaseImageProcessor):
         return PixelScale(tuple(self.image_mean), tuple(self.image_std))
 
     def tiles(self, image: Image.Image) -> torch.Tensor:
-        """`pixels` as the tower takes them, `float[num_tiles, 3, image_size, image_size]`."""
+        """`pixels` as the tower takes them, `float[num_tiles, 3, S, S]`."""
         return self.scale(self.pixels(image))
 
     def pixels(self, image: Image.Image) -> torch.Tensor:
-        """`uint8[num_tiles, 3, image_size, image_size]`: the overview first, then the grid row by row."""
-        size = self.image_size
-        plan = self.layout.plan(*image.size)
+        """`uint8[num_tiles, 3, S, S]`: the overview first, then the grid row by row. S: side of a tile."""
+        layout = self.layout
+        plan, size = layout.plan(*image.size), layout.image_size
+        resample = Image.Resampling.BILINEAR if self.image_aspect_ratio == NATIVE else Image.Resampling.BICUBIC
         colour = tuple(round(255 * mean) for mean in self.image_mean)
         parts: list[np.ndarray] = []
         if plan.grid == (0, 0):
-            parts.append(np.asarray(_centred(image, plan.resized, (size, size), colour))[None])
+            parts.append(np.asarray(_centred(image, plan.resized, (size, size), colour, resample))[None])
         else:
             if plan.overview:
-                parts.append(np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))[None])
+                parts.append(np.asarray(image.resize((size, size), resample))[None])
             columns, rows = plan.grid
-            canvas = np.asarray(_centred(image, plan.resized, (columns * size, rows * size), colour))
+            canvas = np.asarray(_centred(image, plan.resized, (columns * size, rows * size), colour, resample))
             blocks = canvas.reshape(rows, size, columns, size, 3).transpose(0, 2, 1, 3, 4)
             parts.append(blocks.reshape(rows * columns, size, size, 3))
         return torch.from_numpy(np.concatenate(parts).transpose(0, 3, 1, 2).copy())
@@ -152,10 +159,14 @@ def require_siglips_scale(tower: str) -> None:
 
 
 def _centred(
-    image: Image.Image, resized: tuple[int, int], frame: tuple[int, int], colour: tuple[int, ...]
+    image: Image.Image,
+    resized: tuple[int, int],
+    frame: tuple[int, int],
+    colour: tuple[int, ...],
+    resample: Image.Resampling,
 ) -> Image.Image:
     """`image` scaled to `resized`, in the middle of a canvas of size `frame`."""
-    scaled = image if image.size == resized else image.resize(resized, Image.Resampling.BICUBIC)
+    scaled = image if image.size == resized else image.resize(resized, resample)
     if resized == frame:
         return scaled
     canvas = Image.new("RGB", frame, colour)

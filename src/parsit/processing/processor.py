@@ -31,7 +31,7 @@ from parsit.processing.chat import chat_template as parsit_chat_template
 from parsit.processing.glyphs import NOT_ASKED, glyph_targets
 from parsit.processing.image_processor import ParsitImageProcessor, PixelScale
 from parsit.processing.images import image_size, load_image
-from parsit.tiling import ImageLayout
+from parsit.tiling import Layout
 from parsit.types import ImageRef, Turn
 
 # Messages as Hugging Face and OpenAI write them.
@@ -43,7 +43,8 @@ class Features:
     """One conversation as tensors.
 
     `input_ids`, `labels`: `int[T]`. `image_positions`: `int[M]`, where image tokens stand among them.
-    `pixels`: `uint8[N, 3, S, S]` or None without images; `scale` makes the tower's numbers of them.
+    `pixels`: `uint8[N, 3, S, S]`, tiles (under native resolution patches), or None without images; `scale` makes the
+    tower's numbers of them.
     `image_sizes`: `int[images, 2]`, (height, width). `glyph_targets`: `int[N, P, slots]`, see
     `parsit.processing.glyphs`, or None where they were not asked for.
     """
@@ -278,7 +279,7 @@ def _check_batch_options(options: Mapping[str, Any]) -> None:
         raise ValueError(f"return_tensors={options['return_tensors']!r}: only 'pt' is made")
 
 
-def _glyph_targets(references: Sequence[ImageRef], images: Sequence[Image.Image], layout: ImageLayout) -> torch.Tensor:
+def _glyph_targets(references: Sequence[ImageRef], images: Sequence[Image.Image], layout: Layout) -> torch.Tensor:
     """Targets of all tiles; tiles of an image whose glyphs are not known are not asked."""
     targets = []
     for reference, image in zip(references, images, strict=True):

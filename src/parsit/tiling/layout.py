@@ -15,8 +15,9 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 PATCH_MERGE_TYPES = ("flat", "spatial", "spatial_unpad", "spatial_nobase", "spatial_unpad_nobase")
 POOL_MODES = ("average", "max", "bilinear")
@@ -29,10 +30,11 @@ _MAX_SHRINK_SLACK = 1.1
 class ImagePlan:
     """How one image is cut and put together again.
 
-    `grid`: (columns, rows) of tiles, (0, 0) when the overview tile is all there is.
+    `grid`: (columns, rows) of tiles, (0, 0) when the overview tile is all there is. Under native resolution
+    (`NativeLayout`) a tile is one patch.
     `resized`: (width, height) to which the image is scaled before it is centred on the grid.
-    `crop`: (top, bottom, left, right) rows and columns of the grid's feature map that are kept
-    (without padding when the merge type has `unpad`).
+    `crop`: (top, bottom, left, right) rows and columns of the grid's feature map, patches merged to tokens, that are
+    kept (without padding when the merge type has `unpad`).
     `shrunk`: (height, width) to which the kept map is interpolated, None when it is not.
     `num_tokens`: tokens in all, the overview's and the row ends' included.
     """
@@ -81,13 +83,19 @@ class ImageLayout:
     mm_spatial_pool_mode: str = "bilinear"
     mm_pixel_shuffle: int = 1
 
+    # What a row of `pixel_values` is called.
+    unit: ClassVar[str] = "tiles"
+
     def __post_init__(self) -> None:
         if not isinstance(self.image_grid_pinpoints, str):  # JSON gives lists, which cannot be hashed
             object.__setattr__(self, "image_grid_pinpoints", tuple(tuple(pair) for pair in self.image_grid_pinpoints))
         if not re.fullmatch(r"pad|anyres|anyres_max_[1-9]\d*", self.image_aspect_ratio):
-            raise ValueError(f"image_aspect_ratio is {self.image_aspect_ratio!r}: use pad, anyres or anyres_max_N")
-        _require_one_of("mm_patch_merge_type", self.mm_patch_merge_type, PATCH_MERGE_TYPES)
-        _require_one_of("mm_spatial_pool_mode", self.mm_spatial_pool_mode, POOL_MODES)
+            raise ValueError(
+                f"image_aspect_ratio is {self.image_aspect_ratio!r}: use pad, anyres or anyres_max_N, or native "
+                "with a tower that takes it"
+            )
+        require_one_of("mm_patch_merge_type", self.mm_patch_merge_type, PATCH_MERGE_TYPES)
+        require_one_of("mm_spatial_pool_mode", self.mm_spatial_pool_mode, POOL_MODES)
         if self.max_num_patches and "unpad" not in self.mm_patch_merge_type:
             raise ValueError(f"{self.image_aspect_ratio} needs mm_patch_merge_type spatial_unpad")
         if self.mm_pixel_shuffle < 1 or self.patches_per_side % self.mm_pixel_shuffle:
@@ -99,12 +107,6 @@ class ImageLayout:
             raise ValueError(f"mm_spatial_pool_stride {self.mm_spatial_pool_stride} does not fit the feature map")
         if self.is_anyres:
             _ = self.resolutions
-
-    @classmethod
-    def of(cls, source: object, image_size: int, patch_size: int) -> ImageLayout:
-        """The layout whose choices are `source`'s attributes of the same names."""
-        names = [f.name for f in fields(cls) if f.name not in ("image_size", "patch_size")]
-        return cls(image_size, patch_size, **{name: getattr(source, name) for name in names})
 
     @property
     def is_anyres(self) -> bool:
@@ -125,6 +127,13 @@ class ImageLayout:
     def has_overview(self) -> bool:
         """Whether a tile shows the whole image."""
         return not (self.is_anyres and self.mm_patch_merge_type.endswith("_nobase"))
+
+    @property
+    def max_tiles_per_image(self) -> int:
+        """The most tiles that an image has."""
+        sides = ((width // self.image_size, height // self.image_size) for width, height in self.resolutions)
+        grid = max(columns * rows for columns, rows in sides) if self.is_anyres else 0
+        return grid + self.has_overview
 
     @property
     def patches_per_side(self) -> int:
@@ -263,6 +272,7 @@ def _parse_pixel_list(text: str) -> tuple[tuple[int, int], ...]:
     return sizes
 
 
-def _require_one_of(name: str, value: str, known: Sequence[str]) -> None:
+def require_one_of(name: str, value: str, known: Sequence[str]) -> None:
+    """Raise `ValueError` for a choice that does not exist."""
     if value not in known:
         raise ValueError(f"{name} is {value!r}: use one of {', '.join(known)}")

@@ -95,7 +95,8 @@ def _padded_within(tokens: np.ndarray, tiles: np.ndarray, size: int, most: int) 
 
 def _work_of(model: ParsitForConditionalGeneration) -> Work:
     flops = step_flops(model)
-    return Work(flops.per_token, flops.per_token_squared, flops.per_tile)
+    of_images = flops.per_tile, flops.per_tile_squared, model.layout.max_tiles_per_image
+    return Work(flops.per_token, flops.per_token_squared, *of_images)
 
 
 def num_steps(config: TrainConfig, plan: Plan) -> int:

@@ -200,7 +200,7 @@ class Run:
         waited = time.perf_counter() - started
         step_batches = [one.batch for one in loaded]
         findings = [finding for one in loaded for finding in one.left_out]
-        work = StepWork.of(step_batches)
+        work = StepWork.of(step_batches, self.model.layout)
         counts, stop = self._agree(step + 1, step_batches, findings, stopped)
         losses = [
             self.strategy.backward(batch, counts, last=number == len(step_batches))

@@ -99,7 +99,7 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class BatchSize:
-    """What a micro-batch is to the memory: positions with padding, tiles, supervised positions."""
+    """What a micro-batch is to the memory: positions with padding, tiles (or patches), supervised positions."""
 
     positions: int
     tiles: int
@@ -255,19 +255,23 @@ def _forward_alone(model: ParsitForConditionalGeneration, placement: Placement, 
     heads = 2 * (text.num_attention_heads + text.num_key_value_heads) * head_dim
     widest = max(3 * text.intermediate_size, heads) / placement.tp
     decoder = size.positions * (3 * 4 * text.hidden_size + number * widest)
-    patches = size.tiles * (vision.image_size // vision.patch_size) ** 2
+    patches = size.tiles * model.layout.patches_per_side**2
     tower = patches * (3 * 4 * vision.hidden_size + number * max(2 * vision.intermediate_size, 4 * vision.hidden_size))
-    return 5.0 * 3 * vision.image_size**2 * size.tiles + max(decoder, tower)
+    return _pixels(model, size) + max(decoder, tower)
+
+
+def _pixels(model: ParsitForConditionalGeneration, size: BatchSize) -> float:
+    """As bytes and as the tower's numbers."""
+    return 5.0 * 3 * model.layout.image_size**2 * size.tiles
 
 
 def _activations(
     model: ParsitForConditionalGeneration, config: TrainConfig, placement: Placement, size: BatchSize, kept: _Kept
 ) -> float:
     decoder, tower = _decoder(model, config, placement, size, kept), _tower(model, config, size, kept)
-    pixels = 5.0 * 3 * model.config.vision_config.image_size**2 * size.tiles
     trained = any(parameter.requires_grad for parameter in model.vision_tower.parameters())
     # A frozen tower has let go of all it computed before the decoder begins.
-    return pixels + (decoder + tower if trained else max(decoder, tower))
+    return _pixels(model, size) + (decoder + tower if trained else max(decoder, tower))
 
 
 def _decoder(
@@ -320,7 +324,7 @@ def _of_adapters(model: ParsitForConditionalGeneration, config: TrainConfig, num
 
 def _tower(model: ParsitForConditionalGeneration, config: TrainConfig, size: BatchSize, kept: _Kept) -> float:
     vision = model.config.vision_config
-    patches = size.tiles * (vision.image_size // vision.patch_size) ** 2
+    patches = size.tiles * model.layout.patches_per_side**2
     hidden = vision.hidden_size
     narrow = kept.in_bf16(next(model.vision_tower.parameters()))
     layer = (16 if narrow else 24 if kept.bf16 else 32) * hidden + (4 if kept.bf16 else 8) * vision.intermediate_size

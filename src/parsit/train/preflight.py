@@ -126,15 +126,16 @@ def check_samples(
             return Check(
                 "samples",
                 False,
-                f"{sample.place}: {found[0]} image tokens and {found[1]} tiles, but the model makes {expected[0]} "
-                f"features of {expected[1]} tiles",
+                f"{sample.place}: {found[0]} image tokens and {found[1]} {model.layout.unit}, but the model makes "
+                f"{expected[0]} features of {expected[1]} {model.layout.unit}",
                 "model and processor must come from the same folder or preset",
             )
         if features.num_supervised == 0:
             return Check("samples", False, f"{sample.place}: no token is learnt", "`parsit data show` shows the sample")
         images += len(plans)
         tokens += placeholders
-    longest = f"longest {int(training.num_tokens.max()):,} tokens, most tiles {int(training.num_tiles.max()):,}"
+    most = f"most {model.layout.unit} {int(training.num_tiles.max()):,}"
+    longest = f"longest {int(training.num_tokens.max()):,} tokens, {most}"
     return Check("samples", True, f"{longest}; {images} images read, {tokens:,} image tokens are as many features")
 
 

@@ -37,6 +37,7 @@ from parsit.model.adapters import AdapterSettings, add_adapters
 from parsit.model.import_weights import load_projector
 from parsit.model.quantize import set_compute_dtype
 from parsit.processing.processor import ParsitProcessor
+from parsit.tiling import NATIVE
 from parsit.train.adapters import set_trainable
 from parsit.train.parts import PartReport
 from parsit.train.readings import ReadSamples, sampler
@@ -227,9 +228,15 @@ def architecture_of(config: TrainConfig) -> Architecture:
     architecture = load_architecture(config.architecture)
     if config.model_name_or_path:
         architecture = replace(architecture, model_name_or_path=config.model_name_or_path, tokenizer=None)
+    multimodal = architecture.multimodal | config.given(MULTIMODAL_FLAGS)
+    if multimodal.get("image_aspect_ratio") == NATIVE and config.image_grid_pinpoints is not None:
+        raise UsageError(
+            "--image_grid_pinpoints says into which tiles images are cut, and image_aspect_ratio native has none: "
+            "--max_image_tokens bounds an image"
+        )
     return replace(
         architecture,
-        multimodal=architecture.multimodal | config.given(MULTIMODAL_FLAGS),
+        multimodal=multimodal,
         processing=architecture.processing | config.given(PROCESSING_FLAGS),
     )
 

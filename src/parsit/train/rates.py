@@ -3,13 +3,15 @@
 MFU, model FLOPs utilisation (Chowdhery et al. 2022, "PaLM", appendix B), is the share of the devices' peak that the
 model's own arithmetic takes:
 
-    FLOPs = per_token · Σ length + per_token_squared · Σ length² + per_label · labels + per_tile · tiles
+    FLOPs = per_token · Σ length + per_token_squared · Σ length² + per_label · labels
+            + per_tile · tiles + per_tile_squared · Σ tiles²
     MFU   = FLOPs / seconds / (peak FLOP/s · devices)
 
-The sums go over the conversations of one optimizer step on all ranks; the factors are `parsit.model.flops.step_flops`:
-matrix products of forward and backward pass by what is trained, attention causal and within a conversation alone, no
-look-up of input embeddings, `lm_head` for supervised positions alone. Padding, blank tiles and what gradient
-checkpointing computes a second time are work for the device and none for the model: they lower the MFU.
+The sums go over the conversations, and the images, of one optimizer step on all ranks; the factors are
+`parsit.model.flops.step_flops`: matrix products of forward and backward pass by what is trained, attention causal and
+within a conversation alone, no look-up of input embeddings, `lm_head` for supervised positions alone. Padding, blank
+tiles and what gradient checkpointing computes a second time are work for the device and none for the model: they lower
+the MFU.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import torch
 
 from parsit.model.flops import StepFlops
 from parsit.processing.collate import Batch
+from parsit.tiling import Layout
 
 # Peak FLOP/s of dense bf16 products with fp32 accumulation, by what the driver calls the device. From NVIDIA's data
 # sheets of each product, which for H100, H200, L40S, L4 and A10 give the figure with sparsity, twice this; the RTX
@@ -57,23 +60,25 @@ class StepWork:
     """What a step computes on: numbers that add up over batches and ranks.
 
     `tokens`: sum of the conversations' lengths. `tokens_squared`: sum of their squares. `labels`: supervised
-    positions. `tiles`: tiles of images.
+    positions. `tiles`: tiles of images. `tiles_squared`: sum of the squares of each image's tiles.
     """
 
     tokens: int = 0
     tokens_squared: int = 0
     labels: int = 0
     tiles: int = 0
+    tiles_squared: int = 0
 
     @classmethod
-    def of(cls, batches: Iterable[Batch]) -> StepWork:
-        """The work of some batches, padded or packed."""
+    def of(cls, batches: Iterable[Batch], layout: Layout) -> StepWork:
+        """The work of some batches, padded or packed, of a model with this layout."""
         total = cls()
         for batch in batches:
             lengths = _lengths(batch)
-            tiles = 0 if batch.pixels is None else batch.pixels.shape[0]
-            squares = int((lengths * lengths).sum())
-            total = total + cls(int(lengths.sum()), squares, batch.num_supervised, tiles)
+            sizes = [] if batch.image_sizes is None else batch.image_sizes.tolist()
+            tiles = [layout.plan(width, height).num_tiles for height, width in sizes]
+            squares, tiles_squared = int((lengths * lengths).sum()), sum(number**2 for number in tiles)
+            total = total + cls(int(lengths.sum()), squares, batch.num_supervised, sum(tiles), tiles_squared)
         return total
 
     def __add__(self, other: StepWork) -> StepWork:
@@ -82,6 +87,7 @@ class StepWork:
             self.tokens_squared + other.tokens_squared,
             self.labels + other.labels,
             self.tiles + other.tiles,
+            self.tiles_squared + other.tiles_squared,
         )
 
     def flops(self, per: StepFlops) -> float:
@@ -91,6 +97,7 @@ class StepWork:
             + per.per_token_squared * self.tokens_squared
             + per.per_label * self.labels
             + per.per_tile * self.tiles
+            + per.per_tile_squared * self.tiles_squared
         )
 
 
