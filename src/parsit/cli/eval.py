@@ -21,7 +21,8 @@ OUTPUTS = ("results.json", "predictions.jsonl", "worst.html")
 def main(argv: list[str]) -> int:
     """Run the verb. A sample that fails counts as failed and does not stop the others; exit code 1 if any did."""
     parser = Parser("parsit eval", "Score a model: CER, WER, normalised edit distance, exact match, ANLS.")
-    parser.add_argument("model", help="folder of a model, or of a run (its best checkpoint)")
+    parser.add_argument("model", help="folder of a model, or of a run (its best checkpoint), or "
+                        "ORG/NAME[@REVISION] on the Hub")  # fmt: skip
     parser.add_argument("--data", nargs="+", required=True, metavar="FILE", help="data files of any known format")
     parser.add_argument("--image_folder", help="folder that image paths start from; by default each file's own")
     parser.add_argument("--out", metavar="DIR", help="write results.json, predictions.jsonl and worst.html there")

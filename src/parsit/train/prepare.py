@@ -17,7 +17,7 @@ from typing import Literal, TypeVar
 import torch
 from transformers.utils.import_utils import is_flash_attn_2_available
 
-from parsit import hf
+from parsit import hf, hub
 from parsit.config import (
     MULTIMODAL_FLAGS,
     PROCESSING_FLAGS,
@@ -129,7 +129,7 @@ def prepare(
         zero_settings(config.deepspeed)  # likewise
     checkpoint = None if dry else world.on_first(lambda: checkpoint_to_resume(config, say))
     architecture = architecture_of(config)
-    start = checkpoint or _parsit_folder(config.model_name_or_path)
+    start = checkpoint or agreed(world, "model", lambda: _parsit_folder(config.model_name_or_path))
     if start and not checkpoint and config.vision_tower:
         model = config.model_name_or_path
         raise UsageError(f"--vision_tower {config.vision_tower}: the model in {model} has a tower; leave the flag out")
@@ -261,11 +261,13 @@ def _told_of_added(tokens: Sequence[str], config: TrainConfig) -> str:
 
 
 def _parsit_folder(name: str | None) -> Path | None:
-    """The folder, where `--model_name_or_path` names a Parsit model or a run."""
-    if name is None or not Path(name).is_dir():
+    """The folder, where `--model_name_or_path` names a Parsit model, here or on the Hub, or a run."""
+    if name is None:
         return None
-    folder = find_model(name)
-    return folder if is_parsit_model(folder) else None
+    if Path(name).is_dir():
+        folder = find_model(name)
+        return folder if is_parsit_model(folder) else None
+    return hub.model_folder(name) if hub.is_parsit_id(name) else None
 
 
 def _require_given_flags(
@@ -405,6 +407,8 @@ def _adapter_settings(config: TrainConfig) -> AdapterSettings:
 
 
 def _projector_place(name: str) -> Path:
-    """A file, a folder that holds a projector, or the checkpoint of a run."""
+    """A file, a folder that holds a projector, the checkpoint of a run, or a model on the Hub."""
     path = Path(name)
+    if not path.exists() and hub.looks_like_id(name):
+        return hub.model_folder(name)
     return find_model(path) if is_run(path) else path
