@@ -31,7 +31,9 @@ def main(argv: list[str]) -> int:
                         "a checkpoint, or a model's folder")  # fmt: skip
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write; it must not be there yet")
     parser.add_argument(
-        "--base", metavar="DIR", help="where the adapters' base is now, if it was moved: a model's folder, or a run's"
+        "--base",
+        metavar="DIR",
+        help="where the adapters' base is now, if it was moved: a model's folder, or a run's, or ORG/NAME[@REVISION]",
     )
     options = parser.parse_args(argv)
     out = Path(options.out)
@@ -42,11 +44,11 @@ def main(argv: list[str]) -> int:
     from parsit.model.adapter_files import is_adapter_folder
 
     quiet_libraries()
-    folder = find_checkpoint(Path(options.source))
+    folder = find_checkpoint(options.source)
     print(f"checkpoint: {folder}")
     processor = hf.load_processor(folder)
     if is_adapter_folder(folder):
-        model = _merged(folder, find_base(folder, Path(options.base)) if options.base else None, processor)
+        model = _merged(folder, find_base(folder, options.base) if options.base else None, processor)
     elif options.base:
         raise UsageError(f"--base: {folder} holds no adapters, but a whole model")
     else:
@@ -65,17 +67,19 @@ def require_free(out: Path) -> None:
         raise InputError(f"{out}: is there already; give another --out")
 
 
-def find_checkpoint(path: Path) -> Path:
-    """The folder to export: `path`, or in a run's folder its newest checkpoint that verifies.
+def find_checkpoint(source: str | Path) -> Path:
+    """The folder to export: `source`, in a run's folder its newest checkpoint that verifies, or a model on the Hub.
 
     Raises:
         InputError: there is none, or it is not whole.
     """
     from parsit.cli.console import say
-    from parsit.files.run_folder import MANIFEST, find_best, find_model, find_newest, list_checkpoints, verify
+    from parsit.files.run_folder import MANIFEST, find_best, find_newest, list_checkpoints, verify
+    from parsit.hub import model_folder
 
+    path = Path(source)
     if (path / "config.json").is_file() or not list_checkpoints(path):
-        folder = find_model(path)
+        folder = model_folder(source)
         problem = verify(folder) if (folder / MANIFEST).is_file() else None
         if problem:
             raise InputError(f"{folder}: is not whole: {problem}")
@@ -89,14 +93,18 @@ def find_checkpoint(path: Path) -> Path:
     return newest
 
 
-def find_base(adapters: Path, path: Path) -> Path:
-    """Where the adapters' base is in `path`: a model's folder is taken as it is, a run's searched for their base.
+def find_base(adapters: Path, place: str | Path) -> Path:
+    """Where the adapters' base is: a model's folder or one on the Hub is taken as it is, a run's searched for it.
 
     Raises:
         InputError: no model in it is the base.
     """
+    from parsit.hub import looks_like_id, model_folder
     from parsit.model.adapter_files import BaseModel, base_of
 
+    path = Path(place)
+    if not path.exists() and looks_like_id(str(place)):
+        return model_folder(place)
     if (path / "config.json").is_file():
         return path
     wanted = base_of(adapters).weights_sha256
