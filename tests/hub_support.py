@@ -53,7 +53,7 @@ class Hub:
     repositories: dict[str, Repository] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
-    breaks_after_uploads: int | None = None
+    refused_uploads: int = 0  # of the next ones, so many
 
     def put(self, name: str, folder: Path, **options: Any) -> Repository:
         """A repository with the files of a folder in its first commit."""
@@ -136,6 +136,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             repository, sha = found
             self.answer(200, [self.entry(file, data) for file, data in repository.commits[sha].items()])
 
+    def no_tree(self, *_) -> None:
+        self.refuse(404, "EntryNotFound")  # repositories of tests have no folders that anybody asks for
+
     def entry(self, file: str, data: bytes) -> dict[str, Any]:
         entry: dict[str, Any] = {"type": "file", "path": file, "size": len(data), "oid": blob_id(data)}
         if file.endswith(".safetensors"):
@@ -175,7 +178,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         asked = json.loads(body)
         organization = asked.get("organization")
         if organization != "acme":
-            self.answer(403, {"error": "x"}, X_Error_Message=f"no rights to create a model in {organization}")
+            said = f"no rights to create a model in {organization}"
+            self.answer(403, {"error": said}, X_Error_Message=said)
             return
         name = f"{organization}/{asked['name']}"
         if name in self.hub.repositories:
@@ -209,11 +213,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer(200, {"transfer": "basic", "objects": objects})
 
     def lfs_put(self, token: str, body: bytes, oid: str) -> None:
-        if self.hub.breaks_after_uploads is not None:
-            if not self.hub.breaks_after_uploads:
-                self.answer(413, {"error": "storage quota exceeded"}, X_Error_Message="storage quota exceeded")
-                return
-            self.hub.breaks_after_uploads -= 1
+        if self.hub.refused_uploads:
+            self.hub.refused_uploads -= 1
+            self.answer(413, {"error": "storage quota exceeded"}, X_Error_Message="storage quota exceeded")
+            return
         assert hashlib.sha256(body).hexdigest() == oid
         self.hub.objects[oid] = body
         self.answer(200)
@@ -236,7 +239,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 ROUTES = {
     r"GET /api/models/([^/]+/[^/]+)(?:/revision/(.+))?": "info",
-    r"GET /api/models/([^/]+/[^/]+)/tree/(.+?)/?": "tree",
+    r"GET /api/models/([^/]+/[^/]+)/tree/([^/]+)/?": "tree",
+    r"GET /api/models/([^/]+/[^/]+)/tree/([^/]+)/(.+)": "no_tree",
     r"(?:GET|HEAD) /([^/]+/[^/]+)/resolve/([^/]+|refs/pr/\d+)/(.+)": "resolve",
     r"(?:GET|HEAD) /cdn/(.+)": "cdn",
     r"POST /api/repos/create": "create",

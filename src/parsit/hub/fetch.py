@@ -31,17 +31,17 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 from parsit.files import run_folder
 from parsit.types import InputError
 
-# Configuration, tokenizer and chat template, under every name that transformers looks for.
+# Configuration, tokenizer, chat template and card, under every name that transformers looks for.
 SMALL_FILES = (
     "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
     "chat_template.jinja", "chat_template.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",
+    "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "README.md",
 )  # fmt: skip
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
 
 # No connection, no answer in time, or told to stay offline. The second is the base of the errors of whichever HTTP
 # library huggingface_hub is built on (httpx); those of requests, which 0.x is built on, are OSErrors.
-_NO_ANSWER: tuple[type[BaseException], ...] = (OSError, HfHubHTTPError.__bases__[0])
+NO_ANSWER: tuple[type[BaseException], ...] = (OSError, HfHubHTTPError.__bases__[0])
 
 
 class HubError(InputError):
@@ -148,10 +148,10 @@ class _Repository:
             told = HfApi().model_info(repo, revision=revision or None, timeout=constants.HF_HUB_ETAG_TIMEOUT)
             files = frozenset(file.rfilename for file in told.siblings or ())
         except (HfHubHTTPError, HFValidationError) as error:
-            if _status(error) < 500:
+            if status_of(error) < 500:
                 raise _refusal(name, error) from error
             files = None
-        except _NO_ANSWER:
+        except NO_ANSWER:
             files = None
         return cls(name, repo, revision or None, files)
 
@@ -173,7 +173,7 @@ class _Repository:
                     local_files_only=self.files is None,
                     library_name="parsit",
                 )
-        except (HfHubHTTPError, HFValidationError, *_NO_ANSWER) as error:
+        except (HfHubHTTPError, HFValidationError, *NO_ANSWER) as error:
             raise self._failure(error) from error
         folder = Path(snapshot)
         if self.files is None and not _is_there(folder, weights):
@@ -197,7 +197,7 @@ class _Repository:
             return _refusal(self.name, error)
         if self.files is None:
             return self._not_cached()
-        return HubError(self.name, f"cannot be fetched ({_line(error)}); the same command goes on")
+        return HubError(self.name, f"cannot be fetched ({first_line(error)}); the same command goes on")
 
     def _not_cached(self) -> HubError:
         silent = f"the Hub ({constants.ENDPOINT}) does not answer"
@@ -225,12 +225,12 @@ def _is_there(folder: Path, weights: bool) -> bool:
     return all((folder / shard).is_file() for shard in shards.values())
 
 
-def _status(error: Exception) -> int:
+def status_of(error: BaseException) -> int:
     """The HTTP status of a refusal; 0: it never came to that."""
     return int(getattr(getattr(error, "response", None), "status_code", 0) or 0)
 
 
-def _refusal(name: str, error: Exception) -> HubError:
+def _refusal(name: str, error: BaseException) -> HubError:
     """Why the Hub refuses a repository, and what to do about it."""
     repo, _, revision = name.partition("@")
     page = f"{constants.ENDPOINT}/{repo}"
@@ -243,12 +243,13 @@ def _refusal(name: str, error: Exception) -> HubError:
         return _absent(name, f"no such folder, and no such model on the Hub ({page}); {private}")
     if isinstance(error, HFValidationError):
         return _absent(name, "no such folder, and no id that a model on the Hub can have")
-    if _status(error) == 401:
+    if status_of(error) == 401:
         again = "log in again (`hf auth login`, or set HF_TOKEN)"
         return HubError(name, f"the Hub ({constants.ENDPOINT}) does not know this token: {again}")
-    return HubError(name, f"the Hub ({constants.ENDPOINT}) refuses it: {_line(error)}")
+    return HubError(name, f"the Hub ({constants.ENDPOINT}) refuses it: {first_line(error)}")
 
 
-def _line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, in a line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

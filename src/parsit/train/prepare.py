@@ -42,6 +42,7 @@ from parsit.train.adapters import set_trainable
 from parsit.train.parts import PartReport
 from parsit.train.readings import ReadSamples, sampler
 from parsit.train.resume import checkpoint_to_resume
+from parsit.train.stages import write_stages
 from parsit.train.strategies.base import wants_bf16
 from parsit.train.world import World, data_size
 from parsit.types import InputError, UsageError
@@ -146,6 +147,8 @@ def prepare(
     if world.is_first and not dry:
         Path(str(config.output_dir)).mkdir(parents=True, exist_ok=True)
         training.write_findings(Path(str(config.output_dir)) / "set_aside.jsonl")
+        if checkpoint is None:
+            write_stages(config, architecture, start, training, validation)
     started, base = _start_and_base(config, architecture, processor, start, checkpoint is not None, world, dry)
     model = started.model
     if config.attn_implementation != "sdpa":  # which transformers takes by itself
