@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ def model_card(
         source: the checkpoint or folder that it was exported from; None: nothing is known of its training.
         place: what `parsit.load` is to be given: an id on the Hub, or the folder's name.
     """
-    from parsit.hub.card import CardFacts, render_card
+    from parsit.hub.card import CardFacts, render_card, version_of
     from parsit.model.summary import summarize
     from parsit.train.stages import read_stages
 
@@ -39,7 +38,7 @@ def model_card(
         page_dpi=summary.page_dpi,
         context=summary.context,
         dtype=str(model.dtype).removeprefix("torch."),
-        versions={name: version(name) for name in libraries} | {"Python": platform.python_version()},
+        versions={name: version_of(name) for name in libraries} | {"Python": platform.python_version()},
         stages=read_stages(source) if source else [],
         evaluations=evaluations_of(source) if source else [],
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import yaml
@@ -69,6 +70,14 @@ def render_card(facts: CardFacts) -> str:
         base_models=bases,
     )
     return text.rstrip() + "\n"
+
+
+def version_of(package: str) -> str:
+    """A package's version; of one that is used from its source, without being installed, nobody knows it."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "from source"
 
 
 def base_models(stages: Sequence[Mapping[str, Any]]) -> list[str]:

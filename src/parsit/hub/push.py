@@ -7,12 +7,12 @@ second try goes on. A repository is private unless it is told otherwise, as publ
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from importlib.metadata import version
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
+from parsit.hub.card import version_of
 from parsit.hub.fetch import (
     NO_ANSWER,
     SMALL_FILES,
@@ -82,7 +82,7 @@ def push_folder(folder: Path, name: str) -> tuple[str, bool]:
                 folder_path=folder,
                 allow_patterns=list(UPLOADED),
                 delete_patterns=list(WEIGHT_FILES),
-                commit_message=f"Upload a model with Parsit {version('parsit')}",
+                commit_message=f"Upload a model with Parsit {version_of('parsit')}",
             )
         return str(commit.commit_url), bool(api.model_info(name).private)
     except (HfHubHTTPError, *NO_ANSWER, ValueError, RuntimeError) as error:
