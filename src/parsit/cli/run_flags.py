@@ -92,6 +92,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "deepspeed",
         "fsdp",
         "tp",
+        "ddp_timeout",
         "per_device_eval_batch_size",
     ),
     "logging": ("report_to", "run_name", "logging_steps", "sample_steps"),

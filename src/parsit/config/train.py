@@ -185,6 +185,7 @@ class TrainingArguments:
             CPU's memory), or a JSON file of DeepSpeed's, in which "auto" values are filled in.
         fsdp: shard weights, gradients and optimizer over the processes (FSDP2).
         tp: tensor parallelism: this many processes share each matrix of the language model.
+        ddp_timeout: seconds that processes wait for each other, at the start and in each exchange, before they end.
     """
 
     output_dir: str | None = None
@@ -225,6 +226,7 @@ class TrainingArguments:
     deepspeed: str | None = None
     fsdp: bool = False
     tp: int = 1
+    ddp_timeout: int = 1800
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,6 +274,7 @@ class TrainConfig(ModelArguments, DataArguments, TrainingArguments):
             "model_max_length",
             "dataloader_prefetch_factor",
             "tp",
+            "ddp_timeout",
             "lora_r",
         )
         for name in at_least_one:
