@@ -52,7 +52,7 @@ def test_without_a_hub_train_says_so_in_one_line_and_tells_of_no_other_tries(fol
     [
         (
             "runs/pretrian",
-            "cannot get the tokenizer of runs/pretrian: no such folder; did you mean runs/pretrain? "
+            "cannot get the language model of runs/pretrian: no such folder; did you mean runs/pretrain? "
             "(--model_name_or_path)",
         ),
         ("./nowhere", "./nowhere: no such folder (--model_name_or_path)"),
