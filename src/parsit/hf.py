@@ -20,7 +20,6 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -47,6 +46,7 @@ from parsit.model.decoder_trial import require_computes_alike
 from parsit.model.part_config import language_config, own_language_config, own_tower_config, tower_config
 from parsit.model.projector import build_projector
 from parsit.model.vision import is_unused_tower_key
+from parsit.model.weight_files import read_tower
 from parsit.processing.chat import IM_END, PAD_TOKEN, add_missing_tokens
 from parsit.processing.image_processor import ParsitImageProcessor, require_siglips_scale
 from parsit.processing.processor import ParsitProcessor
@@ -249,35 +249,37 @@ def model_from_parts(
     Raises:
         InputError: a part that does not fit, by name.
     """
-    tower = language_model = None
     if vision_tower is not None:
-        tower = _fetch(AutoModel, vision_tower, "vision tower")
-        own = tower_config(tower.config, architecture.vision_config, vision_tower, architecture.name)
+        found = _fetch(AutoConfig, vision_tower, "vision tower")
+        own = tower_config(found, architecture.vision_config, vision_tower, architecture.name)
         architecture = replace(architecture, vision_config=own)
     if model_name_or_path is not None:
-        language_model = _fetch(AutoModelForCausalLM, model_name_or_path, "language model")
-        own = language_config(language_model.config, architecture.text_config, model_name_or_path, architecture.name)
+        found = _fetch(AutoConfig, model_name_or_path, "language model")
+        own = language_config(found, architecture.text_config, model_name_or_path, architecture.name)
         architecture = replace(architecture, text_config=own)
     model = new_model(architecture, processor, seed)
-    if tower is not None:
-        _copy_tower(model, tower, str(vision_tower))
-    if language_model is not None:
-        _copy_language_model(model, language_model, str(model_name_or_path), seed)
+    # One after the other: beside the model there is only one part's file in memory at a time.
+    if vision_tower is not None:
+        _copy_tower(model, vision_tower)
+    if model_name_or_path is not None:
+        _copy_language_model(model, model_name_or_path, seed)
     require_computes_alike(model, model_name_or_path or architecture.name)
     return model
 
 
-def _copy_tower(model: ParsitForConditionalGeneration, tower: nn.Module, name: str) -> None:
-    """Copy a full SigLIP tower's weights; only keys of parts that are not built may be left over."""
-    tower = getattr(tower, "vision_model", tower)
-    weights = tower.state_dict()
-    unused = {key for key in weights if is_unused_tower_key(key, model.config)}
-    kept = {key: value for key, value in weights.items() if key not in unused}
+def _copy_tower(model: ParsitForConditionalGeneration, name: str) -> None:
+    """Copy a SigLIP's weights; only keys of parts that are not built may be left over.
+
+    Read from its file by name, as most of a whole SigLIP2 is a text tower, which nobody needs.
+    """
+    weights = read_tower(_part_folder(name, "vision tower", weights=True))
+    kept = {key: value for key, value in weights.items() if not is_unused_tower_key(key, model.config)}
     _load_strictly(model.vision_tower, kept, name)
 
 
-def _copy_language_model(model: ParsitForConditionalGeneration, source: PreTrainedModel, name: str, seed: int) -> None:
+def _copy_language_model(model: ParsitForConditionalGeneration, name: str, seed: int) -> None:
     """Copy a language model's weights; rows for added tokens are drawn as its own embeddings are distributed."""
+    source: PreTrainedModel = _fetch(AutoModelForCausalLM, name, "language model")
     size = model.config.text_config.vocab_size
     if source.config.vocab_size < size:
         with torch.random.fork_rng():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -81,14 +82,16 @@ def test_copies_that_drift_are_named_at_a_save(mini, tmp_path):
             process.kill()
     assert [process.returncode for process in running] == [0, 0], said
     (out, err), (other_out, _) = said
-    apart = "--tp: the processes' copies of model.vision_tower.encoder.layers.0.layer_norm1.weight are apart, by "
+    # That gradients of its neighbours differ as well may move these a little.
+    norm = "model.vision_tower.encoder.layers.0.layer_norm1.weight"
+    copies = rf"--tp: the processes' copies of {norm}( and \d+ more)? are "
     [[name, error]] = [json.loads(line) for line in out.splitlines()]
     assert name == "far"
-    assert error.startswith(apart)
+    assert re.match(copies + "apart, by ", error)
     assert "they train different models; nothing was saved" in error
     assert json.loads(other_out) == [name, error]
     told = " ".join(err.split())
-    assert told.count(f"{apart}1.0e-05 of its largest number; the first process's is saved") == 1
+    assert re.search(copies + "apart, by 1.0e-05 of its largest number; the first process's is saved", told)
     assert told.count("--tp:") == 1
     assert sorted(path.name for path in (tmp_path / "far").glob("checkpoint-*")) == ["checkpoint-1"]
     assert (tmp_path / "little" / "checkpoint-2").is_dir()

@@ -17,7 +17,7 @@ from typing import Literal, TypeVar
 import torch
 from transformers.utils.import_utils import is_flash_attn_2_available
 
-from parsit import hf, hub
+from parsit import hf
 from parsit.config import (
     MULTIMODAL_FLAGS,
     PROCESSING_FLAGS,
@@ -30,7 +30,6 @@ from parsit.config import (
 from parsit.data.dataset import DataLimits, DataSet, open_data
 from parsit.data.sources import read_sources
 from parsit.files import whole_folder
-from parsit.files.run_folder import find_model, is_parsit_model, is_run
 from parsit.model import ParsitForConditionalGeneration
 from parsit.model.adapter_files import BaseModel, base_of, is_adapter_folder, load_with_adapters
 from parsit.model.adapters import AdapterSettings, add_adapters
@@ -39,7 +38,9 @@ from parsit.model.quantize import set_compute_dtype
 from parsit.processing.processor import ParsitProcessor
 from parsit.tiling import NATIVE
 from parsit.train.adapters import set_trainable
+from parsit.train.hand_over import read_once
 from parsit.train.parts import PartReport
+from parsit.train.places import parsit_folder, projector_place
 from parsit.train.readings import ReadSamples, sampler
 from parsit.train.resume import checkpoint_to_resume
 from parsit.train.stages import write_stages
@@ -130,7 +131,7 @@ def prepare(
         zero_settings(config.deepspeed)  # likewise
     checkpoint = None if dry else world.on_first(lambda: checkpoint_to_resume(config, say))
     architecture = architecture_of(config)
-    start = checkpoint or agreed(world, "model", lambda: _parsit_folder(config.model_name_or_path))
+    start = checkpoint or agreed(world, "model", lambda: parsit_folder(config.model_name_or_path))
     if start and not checkpoint and config.vision_tower:
         model = config.model_name_or_path
         raise UsageError(f"--vision_tower {config.vision_tower}: the model in {model} has a tower; leave the flag out")
@@ -263,16 +264,6 @@ def _told_of_added(tokens: Sequence[str], config: TrainConfig) -> str:
     return f"tokenizer: {', '.join(tokens)} are new to the language model; their rows {fate}"
 
 
-def _parsit_folder(name: str | None) -> Path | None:
-    """The folder, where `--model_name_or_path` names a Parsit model, here or on the Hub, or a run."""
-    if name is None:
-        return None
-    if Path(name).is_dir():
-        folder = find_model(name)
-        return folder if is_parsit_model(folder) else None
-    return hub.model_folder(name) if hub.is_parsit_id(name) else None
-
-
 def _require_given_flags(
     config: TrainConfig, model: ParsitForConditionalGeneration, processor: ParsitProcessor
 ) -> None:
@@ -311,7 +302,9 @@ def _start_and_base(
             return _Started(load_with_adapters(goes_on, merge=False))
         return _starting_model(config, architecture, processor, start, with_projector=not resumes)
 
-    started = agreed(world, "model", load)
+    # Weights in four bits are no plain tensors, which alone can be handed over.
+    quantized = goes_on and config.bits == 4
+    started = agreed(world, "model", load if quantized else lambda: read_once(world, load))
     model = started.model
     base = base_of(goes_on) if goes_on else None
     if config.lora_enable and not goes_on and not dry:
@@ -335,7 +328,7 @@ def _starting_model(
     started = _Started(hf.load_model(start)) if start else _new_model(config, architecture, processor)
     if not config.pretrain_mm_mlp_adapter or not with_projector:
         return started
-    loaded = load_projector(started.model, _projector_place(config.pretrain_mm_mlp_adapter))
+    loaded = load_projector(started.model, projector_place(config.pretrain_mm_mlp_adapter))
     names = {"projector"} | ({"image_newline"} & loaded.weights.keys())
     return replace(started, drawn=started.drawn - names)
 
@@ -407,11 +400,3 @@ def _in_fp32(model: ParsitForConditionalGeneration) -> None:
 def _adapter_settings(config: TrainConfig) -> AdapterSettings:
     """The flags that are the adapters'."""
     return AdapterSettings(**{field.name: getattr(config, field.name) for field in fields(AdapterSettings)})
-
-
-def _projector_place(name: str) -> Path:
-    """A file, a folder that holds a projector, the checkpoint of a run, or a model on the Hub."""
-    path = Path(name)
-    if not path.exists() and hub.looks_like_id(name):
-        return hub.model_folder(name)
-    return find_model(path) if is_run(path) else path
