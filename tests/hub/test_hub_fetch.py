@@ -55,7 +55,7 @@ def test_an_id_becomes_a_folder_with_a_models_files_alone_and_without_a_hub_its_
         repository.commit({**first, "config.json": first["config.json"] + b"\n"}, ref="v1")
         names = ["acme/reader", "acme/reader@v1", f"acme/reader@{repository.refs['main']}"]
         (newest, files), (tagged, _), (by_commit, _) = ask(hub.endpoint, tmp_path, *names)
-        assert files == sorted(path.name for path in model.iterdir())
+        assert files == sorted(["README.md", *(path.name for path in model.iterdir())])
         assert newest == by_commit
         assert newest.endswith(repository.refs["main"])
         assert tagged.endswith(repository.refs["v1"])
