@@ -74,15 +74,15 @@ __all__ = [
 
 
 def load(path: str | Path, device: str | None = None, batch_size: int = 8) -> Reader:
-    """A reader with the model in a folder.
+    """A reader with the model in a folder, or on the Hub.
 
     Args:
-        path: folder of a model, or of a run (its best checkpoint).
+        path: folder of a model, or of a run (its best checkpoint); or `ORG/NAME[@REVISION]` on the Hub.
         device: `cpu`, `cuda`, …; None: the GPU where there is one.
         batch_size: pages or lines that go through the model together.
 
     Raises:
-        InputError: no model there, or one that cannot be loaded.
+        InputError: no model there, or one that cannot be loaded or fetched.
     """
     from parsit.parse.engine import load_engine
     from parsit.parse.reader import Reader
@@ -100,7 +100,7 @@ def evaluate(
     """Score a model's answers on data, as `parsit eval` does.
 
     Args:
-        model: a reader, or the folder of a model or run.
+        model: a reader, or what `load` takes.
         data: data files of any known format; each sample ends with the true answer.
         image_folder: where the records' image paths start; None: each file's own folder.
         max_new_tokens: longest answer, in tokens.

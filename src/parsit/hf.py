@@ -9,7 +9,6 @@ Parts of other shapes than a preset's become an architecture of their own first 
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import replace
 from importlib import resources
@@ -17,13 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi, constants
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -35,6 +31,7 @@ from transformers import (
 # From its own module: some 5.x versions (5.17) give out a stand-in without torchvision, which Parsit does without.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
+from parsit import hub
 from parsit.config import (
     MULTIMODAL_FLAGS,
     Architecture,
@@ -49,6 +46,7 @@ from parsit.model.decoder_trial import require_computes_alike
 from parsit.model.part_config import language_config, own_language_config, own_tower_config, tower_config
 from parsit.model.projector import build_projector
 from parsit.model.vision import is_unused_tower_key
+from parsit.model.weight_files import read_tower
 from parsit.processing.chat import IM_END, PAD_TOKEN, add_missing_tokens
 from parsit.processing.image_processor import ParsitImageProcessor, require_siglips_scale
 from parsit.processing.processor import ParsitProcessor
@@ -181,38 +179,19 @@ def _fetch(auto_class: Any, name: str, what: str) -> Any:
     Raises:
         PartError: it cannot be had, in one line; transformers' own message has several.
     """
-    _require_no_mistyped_folder(name, what)
-    alone = not Path(name).is_dir() and not _hub_answers(name)
+    folder = _part_folder(name, what, weights=auto_class not in (AutoConfig, AutoTokenizer))
     try:
-        return auto_class.from_pretrained(name, local_files_only=alone)
+        return auto_class.from_pretrained(folder)
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
-        if alone:
-            reason = f"the Hub ({constants.ENDPOINT}) does not answer, and its cache has not got it"
-        raise PartError(f"cannot get the {what} of {name}: {reason}", what, needs_hub=alone) from error
+        raise PartError(f"cannot get the {what} of {name}: {reason}", what) from error
 
 
-# No connection, no answer in time, or told to stay offline. The second is the base of the errors of whichever HTTP
-# library huggingface_hub is built on (httpx); those of requests, which 0.x is built on, are OSErrors.
-_NO_ANSWER: tuple[type[BaseException], ...] = (OSError, HfHubHTTPError.__bases__[0])
-
-
-def _hub_answers(name: str) -> bool:
-    """Whether the Hub says anything about `name`, asked once; transformers would ask for a minute and tell each try."""
-    try:
-        HfApi().model_info(name, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-    except (HfHubHTTPError, HFValidationError):
-        return True  # an answer, which transformers puts into words
-    except _NO_ANSWER:
-        return False
-    return True
-
-
-def _require_no_mistyped_folder(name: str, what: str) -> None:
-    """Refuse what can only be a folder and is none that holds a model; `ORG/NAME` may be on the Hub.
+def _part_folder(name: str, what: str, weights: bool) -> Path:
+    """The folder of a pretrained part: `name` itself, or the Hub's.
 
     Raises:
-        PartError: the folder is not there, with the nearest name that is, or holds no model.
+        PartError: the folder is not there, with the nearest name that is, or holds no such part.
     """
     path = Path(name)
     if path.is_dir():
@@ -220,13 +199,13 @@ def _require_no_mistyped_folder(name: str, what: str) -> None:
         needed = TOKENIZER_FILES if what == "tokenizer" else ("config.json",)
         if not any((path / file).is_file() for file in needed):
             raise PartError(f"{name}: no {what} there: a folder with {needed[0]} is needed", what)
-        return
-    parent_is_here = "/" in name and path.parent.is_dir()
-    if name.startswith((".", "/", "~")) or (name.count("/") != 1 and "/" in name) or parent_is_here:
-        known = [str(one) for one in path.parent.iterdir()] if parent_is_here else []
-        near = difflib.get_close_matches(str(path), known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise PartError(f"{name}: no such folder{hint}", what)
+        return path
+    if name.startswith((".", "/", "~")) or ("/" in name and not hub.looks_like_id(name)):
+        raise PartError(f"{name}: no such folder{hub.nearest_folder(name)}", what)
+    try:
+        return hub.fetch(name, weights)
+    except hub.HubError as error:
+        raise PartError(f"cannot get the {what} of {name}: {error.reason}", what, error.no_answer) from error
 
 
 def shipped_tokenizer(name: str) -> PreTrainedTokenizerFast:
@@ -270,35 +249,37 @@ def model_from_parts(
     Raises:
         InputError: a part that does not fit, by name.
     """
-    tower = language_model = None
     if vision_tower is not None:
-        tower = _fetch(AutoModel, vision_tower, "vision tower")
-        own = tower_config(tower.config, architecture.vision_config, vision_tower, architecture.name)
+        found = _fetch(AutoConfig, vision_tower, "vision tower")
+        own = tower_config(found, architecture.vision_config, vision_tower, architecture.name)
         architecture = replace(architecture, vision_config=own)
     if model_name_or_path is not None:
-        language_model = _fetch(AutoModelForCausalLM, model_name_or_path, "language model")
-        own = language_config(language_model.config, architecture.text_config, model_name_or_path, architecture.name)
+        found = _fetch(AutoConfig, model_name_or_path, "language model")
+        own = language_config(found, architecture.text_config, model_name_or_path, architecture.name)
         architecture = replace(architecture, text_config=own)
     model = new_model(architecture, processor, seed)
-    if tower is not None:
-        _copy_tower(model, tower, str(vision_tower))
-    if language_model is not None:
-        _copy_language_model(model, language_model, str(model_name_or_path), seed)
+    # One after the other: beside the model there is only one part's file in memory at a time.
+    if vision_tower is not None:
+        _copy_tower(model, vision_tower)
+    if model_name_or_path is not None:
+        _copy_language_model(model, model_name_or_path, seed)
     require_computes_alike(model, model_name_or_path or architecture.name)
     return model
 
 
-def _copy_tower(model: ParsitForConditionalGeneration, tower: nn.Module, name: str) -> None:
-    """Copy a full SigLIP tower's weights; only keys of parts that are not built may be left over."""
-    tower = getattr(tower, "vision_model", tower)
-    weights = tower.state_dict()
-    unused = {key for key in weights if is_unused_tower_key(key, model.config)}
-    kept = {key: value for key, value in weights.items() if key not in unused}
+def _copy_tower(model: ParsitForConditionalGeneration, name: str) -> None:
+    """Copy a SigLIP's weights; only keys of parts that are not built may be left over.
+
+    Read from its file by name, as most of a whole SigLIP2 is a text tower, which nobody needs.
+    """
+    weights = read_tower(_part_folder(name, "vision tower", weights=True))
+    kept = {key: value for key, value in weights.items() if not is_unused_tower_key(key, model.config)}
     _load_strictly(model.vision_tower, kept, name)
 
 
-def _copy_language_model(model: ParsitForConditionalGeneration, source: PreTrainedModel, name: str, seed: int) -> None:
+def _copy_language_model(model: ParsitForConditionalGeneration, name: str, seed: int) -> None:
     """Copy a language model's weights; rows for added tokens are drawn as its own embeddings are distributed."""
+    source: PreTrainedModel = _fetch(AutoModelForCausalLM, name, "language model")
     size = model.config.text_config.vocab_size
     if source.config.vocab_size < size:
         with torch.random.fork_rng():

@@ -106,17 +106,19 @@ def test_what_is_missing_is_told_with_its_stage(config, folder, tmp_path, flag, 
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("verb", ["train", "check"])
-def test_a_model_that_one_process_cannot_load_ends_all_with_one_line(folder, tmp_path, verb):
-    """Each process has a folder of its own, and in the second one's the weights are cut off."""
+@pytest.mark.parametrize(
+    ("verb", "rank_of_broken", "broken"), [("train", 0, "model.safetensors"), ("check", 1, "preprocessor_config.json")]
+)
+def test_a_model_that_one_process_cannot_load_ends_all_with_one_line(folder, tmp_path, verb, rank_of_broken, broken):
+    """Each process has a folder of its own, in one of which a file is cut off: weights are read by the first alone."""
     running = []
     places = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     for rank in range(2):
         own = tmp_path / str(rank)
         shutil.copytree(folder / "start", own / "start")
-        if rank:
-            weights = own / "start" / "model.safetensors"
-            weights.write_bytes(weights.read_bytes()[:-100])
+        if rank == rank_of_broken:
+            file = own / "start" / broken
+            file.write_bytes(file.read_bytes()[:-100])
         command = [sys.executable, "-m", "parsit.cli", verb, "tiny", "--data", str(folder / "d.jsonl")]
         command += ["--output_dir", "run", "--model_name_or_path", "start"]
         environment = os.environ | places | {"RANK": str(rank), "LOCAL_RANK": str(rank)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from parsit.cli.parse import add_page_options, check_page_options, load_reader, print_result, report
+from parsit.cli.parse import MODEL_HELP, add_page_options, check_page_options, load_reader, print_result, report
 from parsit.cli.parser import Parser
 from parsit.types import UsageError
 
@@ -17,7 +17,7 @@ def parser() -> Parser:
     """The verb's command line."""
     p = Parser("parsit ask", "Ask a question about the pages of PDFs and images.")
     p.add_argument("words", nargs="+", metavar='FILE… "question"', help="files, and the question as the last word")
-    p.add_argument("--model", required=True, metavar="PATH", help="folder of a trained model")
+    p.add_argument("--model", required=True, metavar="MODEL", help=MODEL_HELP)
     p.add_argument("--pages", metavar="1-3,7", help="pages to show, of every file (default: all)")
     p.add_argument("--max_new_tokens", type=int, default=256, help="most tokens of the answer")
     add_page_options(p)

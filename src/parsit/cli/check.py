@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
     if processes > 1 and step.is_tried:
         code = run_processes(["check", *argv], processes)
         return code if code in (0, 1, 2, 130) else 1  # one that was killed has failed
-    world = join()
+    world = join(config.ddp_timeout)
     report = _Report(world.is_first)
     try:
         return report.end(_look(config, world, max(processes, world.size), max_memory_gb, step, report))

@@ -1,4 +1,4 @@
-"""The model that data is looked at for: `--model FOLDER | PRESET[/STAGE]` with its processor and its longest sample."""
+"""The model that data is looked at for, `--model`: its processor and its longest sample."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from parsit.types import InputError, UsageError
 if TYPE_CHECKING:
     from parsit.processing.processor import ParsitProcessor
 
-MODEL_HELP = "a model's or run's folder, or a preset such as tiny or qwen3-1.7b/finetune, whose tokens and tiles count"
+MODEL_HELP = ("a model's or run's folder, a preset such as tiny or qwen3-1.7b/finetune, or ORG/NAME on the Hub, whose "
+              "tokens and tiles count")  # fmt: skip
 LENGTH_HELP = "the longest sample in tokens; by default what the preset, or the run of --model, trains with"
 
 
@@ -24,24 +25,31 @@ def add_model_options(option: Callable[..., Any], default: str | None) -> None:
 
 @lru_cache(maxsize=1)
 def processor_of(model: str) -> ParsitProcessor:
-    """The processor of a model's or run's folder, or of a preset, whatever its stage.
+    """The processor of a model's or run's folder, of a preset, whatever its stage, or of a model on the Hub.
 
     Raises:
-        InputError: there is none of that name; the nearest preset is named.
+        InputError: there is none of that name, with the nearest preset; or the Hub does not give it.
     """
+    from parsit import hf, hub
     from parsit.config import split_preset
-    from parsit.files.run_folder import find_model, is_run
-    from parsit.hf import processor_named
 
-    if Path(model).is_dir():
-        return processor_named(str(find_model(model) if is_run(Path(model)) else model))
-    return processor_named(split_preset(model)[0])
+    if Path(model).is_dir() or _is_on_hub(model):
+        return hf.load_processor(hub.model_folder(model, weights=False))
+    return hf.processor_named(split_preset(model)[0])
+
+
+def _is_on_hub(model: str) -> bool:
+    """Whether a name that is no folder's is to be asked of the Hub; presets have a slash too."""
+    from parsit.config import is_architecture, split_preset
+    from parsit.hub import looks_like_id
+
+    return looks_like_id(model) and not is_architecture(split_preset(model)[0])
 
 
 def max_length_of(model: str, given: int | None) -> int | None:
     """The longest sample in tokens: what was given, else what the preset or the model's own run has.
 
-    None: a model's folder that does not say how it was trained.
+    None: a model's folder that does not say how it was trained, or a model on the Hub, which never does.
 
     Raises:
         UsageError: a limit below 1, or a stage that there is not.
@@ -53,6 +61,8 @@ def max_length_of(model: str, given: int | None) -> int | None:
         return given
     if Path(model).is_dir():
         return _of_folder(Path(model))
+    if _is_on_hub(model):
+        return None
     from parsit.config import TrainConfig
     from parsit.config.train import load_preset
 

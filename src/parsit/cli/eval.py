@@ -21,7 +21,8 @@ OUTPUTS = ("results.json", "predictions.jsonl", "worst.html")
 def main(argv: list[str]) -> int:
     """Run the verb. A sample that fails counts as failed and does not stop the others; exit code 1 if any did."""
     parser = Parser("parsit eval", "Score a model: CER, WER, normalised edit distance, exact match, ANLS.")
-    parser.add_argument("model", help="folder of a model, or of a run (its best checkpoint)")
+    parser.add_argument("model", help="folder of a model, or of a run (its best checkpoint), or "
+                        "ORG/NAME[@REVISION] on the Hub")  # fmt: skip
     parser.add_argument("--data", nargs="+", required=True, metavar="FILE", help="data files of any known format")
     parser.add_argument("--image_folder", help="folder that image paths start from; by default each file's own")
     parser.add_argument("--out", metavar="DIR", help="write results.json, predictions.jsonl and worst.html there")
@@ -45,13 +46,17 @@ def main(argv: list[str]) -> int:
 
     from parsit.cli.console import quiet_libraries, say
     from parsit.eval import write_worst_cases
+    from parsit.hub import model_folder
     from parsit.parse.engine import load_engine
 
     quiet_libraries()
-    engine = load_engine(args.model, args.device, args.batch_size)
+    folder = model_folder(args.model)
+    engine = load_engine(folder, args.device, args.batch_size)
     evaluation = evaluate_engine(engine, samples, args.max_new_tokens, "scoring")
     print_scores(evaluation)
     about: dict[str, object] = {"model": args.model, "data": " ".join(args.data), "max_new_tokens": args.max_new_tokens}
+    # For the model card: which of a run's checkpoints it was, and the data's names without this machine's folders.
+    about |= {"checkpoint": folder.name, "files": [Path(name).name for name in args.data]}
     if args.nats:
         about["nats_per_token"], left_out = nats_per_token(engine, samples)
         unread = f" ({left_out} samples could not be read)" if left_out else ""

@@ -18,7 +18,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "parsit export": (
         "parsit export runs/lora --out model",
-        "parsit export runs/lora/checkpoint-500 --out model --base models/base",
+        "parsit export runs/lora --out model --push_to_hub acme/reader",
     ),
     "parsit import": (
         "parsit import llava-checkpoint --out model",

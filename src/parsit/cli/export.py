@@ -1,7 +1,9 @@
 """`parsit export RUN_OR_CHECKPOINT --out DIR`: a trained model as an ordinary Hugging Face folder.
 
 Adapters are merged into their base, and what only training needs is left behind. The folder is written beside its
-place, loaded again strictly, compared with the model in memory, and renamed.
+place, loaded again strictly, compared with the model in memory, and renamed. It gets a card (README.md), and
+`--push_to_hub` sends it to the Hub. Without `--out` a folder that was exported before is sent as it is: after its card
+was edited, or when sending was broken off.
 """
 
 from __future__ import annotations
@@ -26,33 +28,101 @@ TOLERANCE = {4: 1e-3, 2: 5e-2}
 
 def main(argv: list[str]) -> int:
     """Run the verb."""
-    parser = Parser("parsit export", "Write a trained model as an ordinary Hugging Face folder, adapters merged.")
-    parser.add_argument("source", metavar="RUN_OR_CHECKPOINT", help="a run's folder (its newest good checkpoint), "
-                        "a checkpoint, or a model's folder")  # fmt: skip
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write; it must not be there yet")
-    parser.add_argument(
-        "--base", metavar="DIR", help="where the adapters' base is now, if it was moved: a model's folder, or a run's"
-    )
-    options = parser.parse_args(argv)
-    out = Path(options.out)
-    require_free(out)
+    options = _parser().parse_args(argv)
+    if not options.out and not options.push_to_hub:
+        raise UsageError("parsit export needs --out, a folder to write, or --push_to_hub, for one that was exported")
+    if options.public and not options.push_to_hub:
+        raise UsageError("--public says how the repository of --push_to_hub is made: give that too")
+    if options.push_to_hub:
+        from parsit.hub.push import require_token
 
-    from parsit import hf
+        require_token(options.push_to_hub)
+    out = Path(options.out) if options.out else None
+    if out:
+        require_free(out)
+
     from parsit.cli.console import quiet_libraries
-    from parsit.model.adapter_files import is_adapter_folder
 
     quiet_libraries()
-    folder = find_checkpoint(Path(options.source))
+    folder = find_checkpoint(options.source)
+    if out is None:
+        require_exported(folder)
+    if options.push_to_hub:
+        from parsit.hub.push import create_repository
+
+        create_repository(options.push_to_hub, options.public)
+    if out:
+        _export(folder, out, options.base, options.push_to_hub)
+    if options.push_to_hub:
+        _push(out or folder, options.push_to_hub)
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser("parsit export", "Write a trained model as an ordinary Hugging Face folder, adapters merged.")
+    parser.add_argument("source", metavar="RUN_OR_CHECKPOINT", help="a run's folder (its newest good checkpoint), "
+                        "a checkpoint, a model's folder, or ORG/NAME[@REVISION] on the Hub")  # fmt: skip
+    parser.add_argument("--out", metavar="DIR", help="folder to write; it must not be there yet")
+    parser.add_argument(
+        "--base",
+        metavar="DIR",
+        help="where the adapters' base is now, if it was moved: a model's folder, or a run's, or ORG/NAME[@REVISION]",
+    )
+    parser.add_argument("--push_to_hub", metavar="ORG/NAME", help="send the folder there as well; without --out "
+                        "RUN_OR_CHECKPOINT is a folder that was exported before")  # fmt: skip
+    parser.add_argument("--public", action="store_true", help="let everybody see a repository that is made for it; by "
+                        "default it is private")  # fmt: skip
+    return parser
+
+
+def _export(folder: Path, out: Path, base: str | None, pushed_to: str | None) -> None:
+    """Write the model in `folder` to `out`, its adapters merged, with its card."""
+    from parsit import hf
+    from parsit.cli.model_card import model_card
+    from parsit.hub.card import CARD_FILE
+    from parsit.model.adapter_files import is_adapter_folder
+
     print(f"checkpoint: {folder}")
     processor = hf.load_processor(folder)
     if is_adapter_folder(folder):
-        model = _merged(folder, find_base(folder, Path(options.base)) if options.base else None, processor)
-    elif options.base:
+        model = _merged(folder, find_base(folder, base) if base else None, processor)
+    elif base:
         raise UsageError(f"--base: {folder} holds no adapters, but a whole model")
     else:
         model = hf.load_model(folder)
-    write_model(model, processor, out)
-    return 0
+    kept = folder / CARD_FILE  # a folder that was exported before: its card may have been edited
+    card = kept.read_text("utf-8") if kept.is_file() else model_card(model, processor, folder, pushed_to or out.name)
+    write_model(model, processor, out, card)
+
+
+def require_exported(folder: Path) -> None:
+    """Refuse to push what has to be exported first, and what does not load.
+
+    Raises:
+        UsageError: a run's checkpoint, or adapters.
+        InputError: a folder that holds no Parsit model, or one that cannot be loaded.
+    """
+    from parsit import hf
+    from parsit.files.run_folder import MANIFEST
+    from parsit.model.adapter_files import is_adapter_folder
+
+    if (folder / MANIFEST).is_file() or is_adapter_folder(folder):
+        raise UsageError(f"{folder}: has to be exported first: give --out DIR too")
+    hf.load_processor(folder)
+    hf.load_model(folder)
+
+
+def _push(folder: Path, name: str) -> None:
+    from parsit.cli.console import say
+    from parsit.hub.push import files_to_push, push_folder
+
+    files, left_out = files_to_push(folder)
+    if left_out:
+        say(f"not sent, as they are no files of a model: {', '.join(left_out[:5])}{' …' * (len(left_out) > 5)}")
+    say(f"sending {len(files)} files, {sum((folder / file).stat().st_size for file in files) / 1e6:,.1f} MB")
+    address, private = push_folder(folder, name)
+    print(f"pushed: {address} ({'private' if private else 'public'})")
+    print(f'load it with parsit.load("{name}"), or --model {name}')
 
 
 def require_free(out: Path) -> None:
@@ -65,17 +135,19 @@ def require_free(out: Path) -> None:
         raise InputError(f"{out}: is there already; give another --out")
 
 
-def find_checkpoint(path: Path) -> Path:
-    """The folder to export: `path`, or in a run's folder its newest checkpoint that verifies.
+def find_checkpoint(source: str | Path) -> Path:
+    """The folder to export: `source`, in a run's folder its newest checkpoint that verifies, or a model on the Hub.
 
     Raises:
         InputError: there is none, or it is not whole.
     """
     from parsit.cli.console import say
-    from parsit.files.run_folder import MANIFEST, find_best, find_model, find_newest, list_checkpoints, verify
+    from parsit.files.run_folder import MANIFEST, find_best, find_newest, list_checkpoints, verify
+    from parsit.hub import model_folder
 
+    path = Path(source)
     if (path / "config.json").is_file() or not list_checkpoints(path):
-        folder = find_model(path)
+        folder = model_folder(source)
         problem = verify(folder) if (folder / MANIFEST).is_file() else None
         if problem:
             raise InputError(f"{folder}: is not whole: {problem}")
@@ -89,14 +161,18 @@ def find_checkpoint(path: Path) -> Path:
     return newest
 
 
-def find_base(adapters: Path, path: Path) -> Path:
-    """Where the adapters' base is in `path`: a model's folder is taken as it is, a run's searched for their base.
+def find_base(adapters: Path, place: str | Path) -> Path:
+    """Where the adapters' base is: a model's folder or one on the Hub is taken as it is, a run's searched for it.
 
     Raises:
         InputError: no model in it is the base.
     """
+    from parsit.hub import looks_like_id, model_folder
     from parsit.model.adapter_files import BaseModel, base_of
 
+    path = Path(place)
+    if not path.exists() and looks_like_id(str(place)):
+        return model_folder(place)
     if (path / "config.json").is_file():
         return path
     wanted = base_of(adapters).weights_sha256
@@ -121,8 +197,16 @@ def _merged(folder: Path, base: Path | None, processor: ParsitProcessor) -> Pars
     return model
 
 
-def write_model(model: ParsitForConditionalGeneration, processor: ParsitProcessor, out: Path) -> None:
+def write_model(
+    model: ParsitForConditionalGeneration, processor: ParsitProcessor, out: Path, card: str | None = None
+) -> None:
     """Write a model's folder whole or not at all: written beside, loaded strictly, compared, renamed.
+
+    Args:
+        model: the model.
+        processor: its processor.
+        out: the folder.
+        card: its README.md; None: one that knows nothing of a training.
 
     Raises:
         ParsitError: it cannot be written, or what is read back computes something else.
@@ -130,12 +214,16 @@ def write_model(model: ParsitForConditionalGeneration, processor: ParsitProcesso
     from safetensors import SafetensorError
 
     from parsit import hf
+    from parsit.cli.model_card import model_card
+    from parsit.hub.card import CARD_FILE
 
+    card = card or model_card(model, processor, None, out.name)
     expected = logits_of(model, processor)
     try:
         with whole_folder(out) as draft:
             model.save_pretrained(draft)
             processor.save_pretrained(draft)
+            (draft / CARD_FILE).write_text(card, encoding="utf-8")
             read_back = logits_of(hf.load_model(draft), hf.load_processor(draft))
             difference = require_same(expected, read_back, model, "what was written")
     except (OSError, SafetensorError) as error:

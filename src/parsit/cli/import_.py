@@ -32,7 +32,9 @@ def main(argv: list[str]) -> int:
         "parsit import", "Bring a checkpoint or a projector of LLaVA-NeXT or of older Parsit into today's layout."
     )
     parser.add_argument(
-        "path", metavar="PATH", help="checkpoint folder, or a projector (mm_projector.bin, .safetensors)"
+        "path",
+        metavar="PATH",
+        help="checkpoint folder, or ORG/NAME[@REVISION] on the Hub, or a projector (mm_projector.bin, .safetensors)",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write; it must not be there yet")
     parser.add_argument("--architecture", metavar="NAME", help=f"{', '.join(architecture_names())}, "
@@ -41,9 +43,13 @@ def main(argv: list[str]) -> int:
                         "checkpoint has none")  # fmt: skip
     options = parser.parse_args(argv)
     path, out = Path(options.path), Path(options.out)
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder")
     require_free(out)
+    if not path.exists():
+        from parsit import hub
+
+        if not hub.looks_like_id(options.path):
+            raise InputError(f"{path}: no such file or folder")
+        path = hub.fetch(options.path)
     architecture = load_architecture(options.architecture) if options.architecture else None
 
     from parsit.cli.console import quiet_libraries

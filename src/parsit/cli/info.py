@@ -28,9 +28,10 @@ def main(argv: list[str]) -> int:
     """Run the verb."""
     parser = Parser("parsit info", "Show a model's parts, exact parameter counts, image tokens and memory.")
     parser.add_argument("model", nargs="?", help=f"preset ({', '.join(architecture_names())}), an architecture's YAML "
-                        f"file, or a folder; with other parts by default {DEFAULT_BASE}")  # fmt: skip
-    parser.add_argument("--vision_tower", metavar="PATH", help="Hub id or folder of a SigLIP tower, of any shape")
-    parser.add_argument("--model_name_or_path", metavar="PATH", help="Hub id or folder of a decoder, of any shape")
+                        "file, a folder, or ORG/NAME[@REVISION] on the Hub; with other parts by default "
+                        f"{DEFAULT_BASE}")  # fmt: skip
+    parser.add_argument("--vision_tower", metavar="MODEL", help="Hub id or folder of a SigLIP tower, of any shape")
+    parser.add_argument("--model_name_or_path", metavar="MODEL", help="Hub id or folder of a decoder, of any shape")
     for name in MULTIMODAL_FLAGS:
         number = name in ("mm_vision_select_layer", "mm_spatial_pool_stride", "mm_pixel_shuffle", "max_image_tokens")
         parser.add_argument(f"--{name}", type=int if number else str, help="as in `parsit train`")
@@ -88,13 +89,14 @@ def _config_of_folder(name: str) -> ParsitConfig:
     from pathlib import Path
 
     from parsit.config import unknown
+    from parsit.hub import looks_like_id, model_folder
 
-    if not Path(name).exists():
+    if not Path(name).exists() and not looks_like_id(name):
         raise InputError(unknown("preset or folder", name, architecture_names()))
-    from parsit.files.run_folder import find_model, is_parsit_model
+    folder = model_folder(name, weights=False)
+    from parsit.files.run_folder import is_parsit_model
     from parsit.model import ParsitConfig
 
-    folder = find_model(name)
     if not is_parsit_model(folder):
         raise InputError(f"{folder}: not a Parsit model (its config.json has another model_type)")
     return ParsitConfig.from_pretrained(folder)

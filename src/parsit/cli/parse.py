@@ -24,6 +24,7 @@ FORMATS: dict[str, Callable[[Document], str]] = {
     "json": Document.to_json,
     "txt": Document.to_text,
 }
+MODEL_HELP = "folder of a trained model or of a run, or ORG/NAME[@REVISION] on the Hub"
 MIN_DPI, MAX_DPI = 10, 2400
 
 
@@ -40,7 +41,7 @@ def parser() -> Parser:
     """The verb's command line."""
     p = Parser("parsit parse", "Read PDFs and images (PNG, JPEG, TIFF, WebP …) into Markdown, JSON or text.")
     p.add_argument("files", nargs="+", metavar="FILE", help="PDF or image; its content says which")
-    p.add_argument("--model", required=True, metavar="PATH", help="folder of a trained model")
+    p.add_argument("--model", required=True, metavar="MODEL", help=MODEL_HELP)
     p.add_argument("--pages", metavar="1-3,7", help="pages to read, of every file (default: all)")
     p.add_argument("--format", choices=list(FORMATS), help="output format (default: by the suffix of --out, else md)")
     p.add_argument(
@@ -174,9 +175,9 @@ def load_reader(model: str, device: str | None) -> Any:
     Raises:
         InputError: There is no model, or it cannot be loaded.
     """
-    from parsit.files.run_folder import find_model
+    from parsit.hub import model_folder
 
-    folder = find_model(model)
+    folder = model_folder(model)
 
     from parsit.cli.console import quiet_libraries
     from parsit.parse.engine import load_engine

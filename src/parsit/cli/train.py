@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     set_defaults(processes)
     if processes > 1:
         return run_processes(["train", *argv], processes)
-    world = join()
+    world = join(config.ddp_timeout)
     quiet_libraries()
     try:
         run(config, world, bars=bars, say=say, on_prepared=lambda ready: tell_parts(ready.model, ready.config))

@@ -28,9 +28,10 @@ class ModelArguments:
 
     Args:
         architecture: architecture preset, such as tiny, or the path of an architecture's YAML; set by PRESET.
-        model_name_or_path: Parsit folder to start from, or Hub id or folder of a language model, of any shape; by
-            default the architecture's own.
-        vision_tower: Hub id or folder of a SigLIP tower, of any shape; by default the architecture's own.
+        model_name_or_path: Parsit model to start from, or a language model of any shape: a folder, or
+            ORG/NAME[@REVISION] on the Hub; by default the architecture's own.
+        vision_tower: a SigLIP tower of any shape: a folder, or ORG/NAME[@REVISION] on the Hub; by default the
+            architecture's own.
         mm_tunable_parts: parts that are trained, by commas: mm_vision_tower, mm_mlp_adapter (with image_newline),
             mm_language_model.
         from_scratch: draw all weights at random instead of loading pretrained parts.
@@ -48,7 +49,7 @@ class ModelArguments:
         mm_use_im_patch_token: add the tokens of the chat format that a tokenizer lacks, the image tokens among them, as
             is done by default; false: refuse such a tokenizer.
         mm_tunable_vision_layers: of the tower only these layers, as FIRST-LAST from 0, such as 20-25; by default all.
-        pretrain_mm_mlp_adapter: take the projector from here: a run, a Parsit folder, or LLaVA's mm_projector.bin.
+        pretrain_mm_mlp_adapter: take the projector from here: a run, a Parsit model, or LLaVA's mm_projector.bin.
         lora_enable: train small matrices beside the frozen ones of the towers (LoRA); the projector trains fully.
         lora_r: LoRA's rank.
         lora_alpha: LoRA's scale, times 1 / lora_r.
@@ -184,6 +185,7 @@ class TrainingArguments:
             CPU's memory), or a JSON file of DeepSpeed's, in which "auto" values are filled in.
         fsdp: shard weights, gradients and optimizer over the processes (FSDP2).
         tp: tensor parallelism: this many processes share each matrix of the language model.
+        ddp_timeout: seconds that processes wait for each other, at the start and in each exchange, before they end.
     """
 
     output_dir: str | None = None
@@ -224,6 +226,7 @@ class TrainingArguments:
     deepspeed: str | None = None
     fsdp: bool = False
     tp: int = 1
+    ddp_timeout: int = 1800
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,6 +274,7 @@ class TrainConfig(ModelArguments, DataArguments, TrainingArguments):
             "model_max_length",
             "dataloader_prefetch_factor",
             "tp",
+            "ddp_timeout",
             "lora_r",
         )
         for name in at_least_one:

@@ -99,8 +99,16 @@ def find_model(path: str | Path) -> Path:
 
 
 def is_parsit_model(folder: Path) -> bool:
-    """Whether the folder's configuration is a Parsit model's."""
-    return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") == "parsit"
+    """Whether the folder's configuration is a Parsit model's.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    path = folder / "config.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("model_type") == "parsit"
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: no model's configuration ({error}); was it written or copied whole?") from error
 
 
 def prune(output_dir: Path, keep: int, best_step: int | None) -> None:

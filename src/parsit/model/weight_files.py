@@ -41,6 +41,22 @@ def read_weights(path: Path, wanted: Callable[[str], bool] = lambda _: True) -> 
     raise InputError(f"{path}: no weights there (one of {', '.join((*WHOLE_FILES, *PART_FILES))} is needed)")
 
 
+def read_tower(folder: Path) -> Weights:
+    """The vision tower's tensors of a SigLIP in a folder, under the tower's own names; its text tower is not read.
+
+    In a whole SigLIP, and wherever transformers 4.x wrote the tower alone, these begin with `vision_model.`.
+
+    Raises:
+        InputError: as `read_weights`.
+    """
+
+    def is_towers(name: str) -> bool:
+        # Positions are computed now; older versions of transformers saved them.
+        return not name.startswith(("text_model.", "logit_")) and not name.endswith("embeddings.position_ids")
+
+    return {name.removeprefix("vision_model."): value for name, value in read_weights(folder, is_towers).items()}
+
+
 def is_whole(path: Path) -> bool:
     """Whether a folder holds a whole model's weights, not a projector's alone."""
     return any((path / name).is_file() for name in WHOLE_FILES)

@@ -9,7 +9,7 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from parsit import hf
-from parsit.files.run_folder import find_model
+from parsit.hub import model_folder
 from parsit.model import ParsitForConditionalGeneration
 from parsit.processing.collate import collate
 from parsit.processing.processor import ParsitProcessor
@@ -164,10 +164,10 @@ def _device(name: str | None) -> torch.device:
 
 
 def load_engine(path: str | Path, device: str | None = None, batch_size: int = 8) -> ModelEngine:
-    """The engine of a model's folder, or of a run's folder (its best checkpoint).
+    """The engine of a model's folder, of a run's folder (its best checkpoint), or of a model on the Hub.
 
     Args:
-        path: the folder.
+        path: the folder, or `ORG/NAME[@REVISION]`.
         device: `cpu`, `cuda`, …; None: the GPU where there is one.
         batch_size: prompts that go through the model together.
 
@@ -175,7 +175,7 @@ def load_engine(path: str | Path, device: str | None = None, batch_size: int = 8
         InputError: no model there, or one that cannot be loaded.
         UsageError: a device that is not here.
     """
-    folder = find_model(path)
+    folder = model_folder(path)
     processor = hf.load_processor(folder)
     target = _device(device)
     # bf16 halves the memory on a GPU; on a CPU fp32 is as fast, and repeats to the bit.

@@ -111,7 +111,7 @@ def fit(config: TrainConfig, on_step: OnStep = lambda run, step: None) -> TrainR
             f"{processes} YOUR_PROGRAM.py`, use `parsit train`, or set num_processes=1"
         )
     set_device_defaults()
-    world = join()
+    world = join(config.ddp_timeout)
     try:
         return run(config, world, on_step=on_step)
     finally:

@@ -127,6 +127,7 @@ def train(prepared: Prepared, on_step: OnStep = lambda run, step: None) -> Train
             log.write(entry)
             if last or result.stop or state.step % config.save_steps == 0 or state.best_step == state.step:
                 log.sync()
+                run.strategy.check_replicas(log.say)
                 run.save(output_dir, state)
                 saved_at = state.step
             on_step(run, state.step)

@@ -31,6 +31,7 @@ from parsit.train.checks import (
 )
 from parsit.train.memory import GB, BatchSize, MemoryEstimate, Placement, estimate, estimate_validation
 from parsit.train.prepare import Prepared
+from parsit.train.shared_memory import check_shared_memory, processes_here
 from parsit.train.strategies.base import wants_bf16
 from parsit.train.world import World
 from parsit.types import InputError, Sample
@@ -68,6 +69,7 @@ def preflight(prepared: Prepared, world: World | None = None, max_memory_gb: flo
     if parts.ok:
         size = largest_batch(training, config, looked_at)
         checks.append(check_memory(model, config, placement, size, world.device, max_memory_gb))
+        checks.append(check_shared_memory(config, training, looked_at, size, processes_here(world.size)))
         if prepared.validation is not None:
             checks.append(check_validation(prepared, prepared.validation, placement, world.device, max_memory_gb))
     return checks

@@ -30,7 +30,6 @@ from parsit.config import (
 from parsit.data.dataset import DataLimits, DataSet, open_data
 from parsit.data.sources import read_sources
 from parsit.files import whole_folder
-from parsit.files.run_folder import find_model, is_parsit_model, is_run
 from parsit.model import ParsitForConditionalGeneration
 from parsit.model.adapter_files import BaseModel, base_of, is_adapter_folder, load_with_adapters
 from parsit.model.adapters import AdapterSettings, add_adapters
@@ -39,9 +38,12 @@ from parsit.model.quantize import set_compute_dtype
 from parsit.processing.processor import ParsitProcessor
 from parsit.tiling import NATIVE
 from parsit.train.adapters import set_trainable
+from parsit.train.hand_over import read_once
 from parsit.train.parts import PartReport
+from parsit.train.places import parsit_folder, projector_place
 from parsit.train.readings import ReadSamples, sampler
 from parsit.train.resume import checkpoint_to_resume
+from parsit.train.stages import write_stages
 from parsit.train.strategies.base import wants_bf16
 from parsit.train.world import World, data_size
 from parsit.types import InputError, UsageError
@@ -129,7 +131,7 @@ def prepare(
         zero_settings(config.deepspeed)  # likewise
     checkpoint = None if dry else world.on_first(lambda: checkpoint_to_resume(config, say))
     architecture = architecture_of(config)
-    start = checkpoint or _parsit_folder(config.model_name_or_path)
+    start = checkpoint or agreed(world, "model", lambda: parsit_folder(config.model_name_or_path))
     if start and not checkpoint and config.vision_tower:
         model = config.model_name_or_path
         raise UsageError(f"--vision_tower {config.vision_tower}: the model in {model} has a tower; leave the flag out")
@@ -146,6 +148,8 @@ def prepare(
     if world.is_first and not dry:
         Path(str(config.output_dir)).mkdir(parents=True, exist_ok=True)
         training.write_findings(Path(str(config.output_dir)) / "set_aside.jsonl")
+        if checkpoint is None:
+            write_stages(config, architecture, start, training, validation)
     started, base = _start_and_base(config, architecture, processor, start, checkpoint is not None, world, dry)
     model = started.model
     if config.attn_implementation != "sdpa":  # which transformers takes by itself
@@ -260,14 +264,6 @@ def _told_of_added(tokens: Sequence[str], config: TrainConfig) -> str:
     return f"tokenizer: {', '.join(tokens)} are new to the language model; their rows {fate}"
 
 
-def _parsit_folder(name: str | None) -> Path | None:
-    """The folder, where `--model_name_or_path` names a Parsit model or a run."""
-    if name is None or not Path(name).is_dir():
-        return None
-    folder = find_model(name)
-    return folder if is_parsit_model(folder) else None
-
-
 def _require_given_flags(
     config: TrainConfig, model: ParsitForConditionalGeneration, processor: ParsitProcessor
 ) -> None:
@@ -306,7 +302,9 @@ def _start_and_base(
             return _Started(load_with_adapters(goes_on, merge=False))
         return _starting_model(config, architecture, processor, start, with_projector=not resumes)
 
-    started = agreed(world, "model", load)
+    # Weights in four bits are no plain tensors, which alone can be handed over.
+    quantized = goes_on and config.bits == 4
+    started = agreed(world, "model", load if quantized else lambda: read_once(world, load))
     model = started.model
     base = base_of(goes_on) if goes_on else None
     if config.lora_enable and not goes_on and not dry:
@@ -330,7 +328,7 @@ def _starting_model(
     started = _Started(hf.load_model(start)) if start else _new_model(config, architecture, processor)
     if not config.pretrain_mm_mlp_adapter or not with_projector:
         return started
-    loaded = load_projector(started.model, _projector_place(config.pretrain_mm_mlp_adapter))
+    loaded = load_projector(started.model, projector_place(config.pretrain_mm_mlp_adapter))
     names = {"projector"} | ({"image_newline"} & loaded.weights.keys())
     return replace(started, drawn=started.drawn - names)
 
@@ -402,9 +400,3 @@ def _in_fp32(model: ParsitForConditionalGeneration) -> None:
 def _adapter_settings(config: TrainConfig) -> AdapterSettings:
     """The flags that are the adapters'."""
     return AdapterSettings(**{field.name: getattr(config, field.name) for field in fields(AdapterSettings)})
-
-
-def _projector_place(name: str) -> Path:
-    """A file, a folder that holds a projector, or the checkpoint of a run."""
-    path = Path(name)
-    return find_model(path) if is_run(path) else path

@@ -126,8 +126,12 @@ def place_in_environment() -> tuple[int, int, int] | None:
 def join(timeout_s: float = 1800) -> World:
     """Join the other processes, if there are any.
 
+    Args:
+        timeout_s: how long processes wait for each other, now and in each exchange (`--ddp_timeout`).
+
     Raises:
         InputError: more processes on this machine than GPUs.
+        ParsitError: the others did not come in time.
     """
     cuda = torch.cuda.is_available()
     place = place_in_environment()
@@ -146,8 +150,25 @@ def join(timeout_s: float = 1800) -> World:
         os.environ.setdefault("RANK", str(rank))
         os.environ.setdefault("WORLD_SIZE", str(size))
         os.environ.setdefault("LOCAL_RANK", str(local_rank))
-        dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(seconds=timeout_s))
+        _meet("nccl" if cuda else "gloo", rank, size, timedelta(seconds=timeout_s))
     return World(rank, size, local_rank, device)
+
+
+def _meet(backend: str, rank: int, size: int, timeout: timedelta) -> None:
+    """Make the group of all processes.
+
+    Groups of some of them are made later, by tensor parallelism and DeepSpeed, who do not say how long to wait: they
+    take torch's defaults, which are set here.
+    """
+    for default in ("default_pg_timeout", "default_pg_nccl_timeout"):
+        setattr(dist.distributed_c10d, default, timeout)
+    try:
+        dist.init_process_group(backend, timeout=timeout)
+    except dist.DistStoreError as error:
+        raise ParsitError(
+            f"process {rank} of {size}: the others did not come within {timeout.total_seconds():g} s: was each of them "
+            "started, and can they reach MASTER_ADDR and MASTER_PORT? (--ddp_timeout)"
+        ) from error
 
 
 def leave() -> None:

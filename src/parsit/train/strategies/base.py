@@ -264,6 +264,13 @@ class Strategy:
         with self.autocast():
             yield
 
+    def check_replicas(self, say: Callable[[str], None]) -> None:
+        """Look before a save whether what several processes hold whole is the same in each; called by all at once.
+
+        Raises:
+            ParsitError: it is not; the parameter is named.
+        """
+
     def save_own(self, folder: Path) -> None:
         """Write what only this strategy can read back; called by all processes at once."""
 

@@ -11,7 +11,7 @@ micro-batch, or everything is sharded once more (FSDP2).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,7 @@ from parsit.train.objective import Losses, Objective, StepCounts
 from parsit.train.parts import layers_of
 from parsit.train.strategies.base import Strategy
 from parsit.train.strategies.fsdp import FullyShard
+from parsit.train.strategies.replicas import drift, judge
 from parsit.train.world import data_size, local
 from parsit.types import UsageError
 
@@ -82,6 +83,22 @@ class TensorParallel(Strategy):
         if last:
             self._sum_gradients()
         return losses
+
+    def check_replicas(self, say: Callable[[str], None]) -> None:
+        """As in `Strategy`: of what is trained, all that is not cut over a group."""
+        trained = self.named_trained()
+        replicas = {name: local(parameter) for name, parameter in trained if not self._is_cut(parameter)}
+        found: dict[str, float] = {}
+        for group in self.world.gather(drift(replicas, self.mesh["tensor"].get_group())):
+            found |= {name: max(apart, found.get(name, 0.0)) for name, apart in group.items()}
+        judge(found, say)
+
+    def _is_cut(self, parameter: torch.Tensor) -> bool:
+        """Whether the processes of a group hold shares of a parameter, and not copies."""
+        if not isinstance(parameter, DTensor) or "tensor" not in (parameter.device_mesh.mesh_dim_names or ()):
+            return False
+        names = parameter.device_mesh.mesh_dim_names or ()
+        return not parameter.placements[names.index("tensor")].is_replicate()
 
     def _sum_gradients(self) -> None:
         """Make the gradients whole: those of head norms over each group, then all of them over the groups."""

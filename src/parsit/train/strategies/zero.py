@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,8 @@ class Zero(Strategy):
         self._keep_frozen(objective)
         (optimizer,) = super()._build_optimizers()
         if self.world.size == 1:
-            self._deepspeed.init_distributed("nccl" if self.device.type == "cuda" else "gloo")
+            waits = timedelta(seconds=self.config.ddp_timeout)
+            self._deepspeed.init_distributed("nccl" if self.device.type == "cuda" else "gloo", timeout=waits)
         self.engine, wrapped, _, _ = self._deepspeed.initialize(model=objective, optimizer=optimizer, config=values)
         self._zero_optimizer: Any = wrapped  # steps like an optimizer, and is none by its type
         return self.engine
