@@ -107,6 +107,8 @@ FAULTS: dict[str, FaultKind] = {
     "page-no-text": FaultKind("the page has no text layer, or too little text in it", "run OCR on it elsewhere, or leave it out"),
     "page-scanned": FaultKind("the page is a scan with a text layer from OCR", "--allow_scanned takes it"),
     "page-text-not-visible": FaultKind("the text layer holds text that is not in the picture", "leave the page out"),
+    "page-text-overlaps": FaultKind("text lies on other text, and one of them cannot be read", "leave the page out"),
+    "page-order-unsure": FaultKind("places and drawing order of the words disagree: fractions, diagrams, notes beside the text", "leave the page out"),
     "page-ink-without-text": FaultKind("the page shows more than its text layer says: pictures, charts, text in images", "leave the page out"),
     "page-right-to-left": FaultKind("text runs from right to left, and its order in the file cannot be trusted", "leave the page out"),
     "page-broken-characters": FaultKind("the text layer holds characters without a meaning", "leave the page out"),
