@@ -16,7 +16,7 @@ import torch
 from parsit.config import TrainConfig, first_stage
 from parsit.files.run_folder import list_checkpoints
 from parsit.model import ParsitForConditionalGeneration
-from parsit.processing.chat import ChatTokens
+from parsit.processing.chat import VISION_END, VISION_START, ChatTokens
 from parsit.processing.processor import ParsitProcessor
 from parsit.train.compiled import missing_compiler
 from parsit.train.memory import GB
@@ -138,6 +138,22 @@ def check_origin(model: ParsitForConditionalGeneration, config: TrainConfig, dra
     remedy = f"begin with {first} and give its output to --model_name_or_path, or "
     remedy += " ".join(f"--{flag} {rate:g}" for flag, rate in flags.items())
     return Check("origin", True, f"{detail}; too slow for what is new: {', '.join(slow)}", remedy, warns=True)
+
+
+def check_added_tokens(model: ParsitForConditionalGeneration, drawn: Sequence[str]) -> Check:
+    """Rows of tokens that a pretrained language model did not have are trained; frozen they are a warning.
+
+    Args:
+        model: the model, its parameters frozen and freed as they will be trained.
+        drawn: the tokens of a conversation whose rows were drawn at random.
+    """
+    detail = f"random at first: {', '.join(drawn)}"
+    if model.get_input_embeddings().weight.requires_grad:
+        return Check("rows", True, detail)
+    remedy = "a stage that trains the language model makes something of them"
+    if {VISION_START, VISION_END}.issuperset(drawn):
+        remedy += "; or leave them out with --mm_use_im_start_end false"
+    return Check("rows", True, f"{detail}, and not trained", remedy, warns=True)
 
 
 def _remedy_of_frozen(config: TrainConfig, frozen: Sequence[str], first: str) -> str:
