@@ -156,7 +156,9 @@ def test_stats_of_samples_that_are_all_too_long_are_shown_and_said(folder, capsy
     _, row, aside = printed.out.splitlines()
     assert row.split()[:5] == ["d", "8", "0", "0", "0"]
     assert "over-long 6" in aside
-    assert re.search(r"d: no sample is left of 8 records: the shortest has \d+ tokens, more than --model_max_length 4", printed.err)
+    assert re.search(
+        r"d: no sample is left of 8 records: the shortest has \d+ tokens, more than --model_max_length 4", printed.err
+    )
     assert "<svg" not in out.read_text()
     assert dispatch([*short, "--json"]) == 0
     (one,) = json.loads(capsys.readouterr().out)

@@ -16,7 +16,7 @@ from parsit.synth.from_pdf import FromPdfSettings, make_from_pdfs
 
 @pytest.fixture
 def read(tmp_path) -> Callable[..., tuple[list[str], list[str]]]:
-    """A function that reads one PDF (a file, its bytes or Typst source): its pages' texts, and the codes of refusals."""
+    """A function that reads one PDF (a file, its bytes, or Typst): its pages' texts, and codes of refusals."""
 
     def read(pdf: Path | bytes | str, change: Callable[[pypdfium2.PdfDocument], None] | None = None, **more):
         target = tmp_path / "pdfs" / "a.pdf"

@@ -21,7 +21,9 @@ def lines(top: float, count: int = 4) -> bytes:
     return b"".join(line(20, top - 14 * number, PROSE[:70]) for number in range(count))
 
 
-@pytest.mark.parametrize("formula", ["the ratio $(a + b) / (c - d)$ is", "$ x = (a + b) / (c - d) $", "$1/2$ and $3/4$"])
+@pytest.mark.parametrize(
+    "formula", ["the ratio $(a + b) / (c - d)$ is", "$ x = (a + b) / (c - d) $", "$1/2$ and $3/4$"]
+)
 def test_a_fraction_is_refused(read, formula):
     assert read(f"{PAGE}{PROSE} {formula} {PROSE}") == ([], ["page-order-unsure"])
 
@@ -75,7 +77,9 @@ def test_an_accent_is_joined_to_a_capital_wherever_it_was_drawn(read):
     words += b" 54 2 Td (\264) Tj -2 -2 Td (Etat des lieux de la ville, ) Tj 112 2 Td (\264) Tj -2 -2 Td (Ecole) Tj"
     words += b" -228.1 -12 Td (puis la fin du texte, qui va plus loin.) Tj ET"
     (text,), _ = read(text_page(words))
-    assert text == "On voit le modèle general. État des lieux de la ville, École puis la fin du texte, qui va plus loin."
+    assert (
+        text == "On voit le modèle general. État des lieux de la ville, École puis la fin du texte, qui va plus loin."
+    )
 
 
 def test_an_accent_without_its_letter_is_a_broken_character(read):

@@ -125,7 +125,7 @@ def stats(argv: list[str]) -> int:
         notes = [
             *empty,
             f"As {options.model} counts them: packs and samples of at most {limit:,} tokens, batches of "
-            f"{options.batch_size} samples of like length."
+            f"{options.batch_size} samples of like length.",
         ]
         say(f"page: {write_whole(Path(options.out), page('The data in numbers', sets, notes))}")
     return 0

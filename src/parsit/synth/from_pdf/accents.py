@@ -63,8 +63,10 @@ def _near(chars: Chars, accent: int, letter: int) -> bool:
 
 
 def _on_line(chars: Chars, printed: Flags, accent: int) -> list[int]:
-    """What stands on the accent's line and under or over it: PDFium tells of an accent that is raised for a capital
-    only after other words."""
+    """What stands on the accent's line and under or over it.
+
+    PDFium tells of an accent that is raised for a capital only after other words.
+    """
     height = chars.loose[:, 3] - chars.loose[:, 1]
     on_line = np.abs(chars.origin[:, 1] - chars.origin[accent, 1]) < RAISED * height
     across = (chars.tight[:, 0] < chars.tight[accent, 2]) & (chars.tight[:, 2] > chars.tight[accent, 0])

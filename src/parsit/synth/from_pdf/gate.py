@@ -178,7 +178,7 @@ def _checked(code: str, share: float, limit: float, detail: str) -> float:
 
 
 def _is_broken(text: str) -> bool:
-    """No character at all, a private one, a control character that is no white space, or an accent without its letter."""
+    """No character at all, a private one, a control character but white space, or an accent without its letter."""
     if text.isspace():
         return False
     if text in LONE_ACCENTS:

@@ -56,7 +56,7 @@ def reading_order(pieces: Sequence[TextRun], page_height: float) -> list[TextBlo
     return [*([TextBlock(head)] if head else []), *_blocks(middle, height), *([TextBlock(foot)] if foot else [])]
 
 
-def jumps(blocks: Sequence[Block]) -> int:
+def jumps(blocks: Sequence[TextBlock]) -> int:
     """How often two words follow each other inside a block although the file draws others between them.
 
     Place and drawing order are two witnesses of the order of reading. Where they differ inside a block, the block is
