@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,17 @@ import yaml
 from parsit.config import MULTIMODAL_FLAGS, PROCESSING_FLAGS, TrainConfig
 from parsit.data.dataset import DataSet
 from parsit.data.plan import Plan
-from parsit.files.run_folder import find_newest, list_checkpoints, require_good
+from parsit.files import refuse_inputs
+from parsit.files.run_folder import BEST_FILE, find_newest, list_checkpoints, require_good
 from parsit.train.batches import num_steps, validation_digest
 from parsit.train.checkpoint import TrainState
+from parsit.train.left_out import LEFT_OUT_FILE
+from parsit.train.metrics import METRICS_FILE
 from parsit.train.optimizer import learning_rate_factor
+from parsit.train.trackers.common import MEMORY_FILE
 from parsit.types import InputError, UsageError
 
+SET_ASIDE_FILE = "set_aside.jsonl"
 Say = Callable[[str], None]
 # What the weights are, and how their optimizer state is kept: these may not change on resume.
 FIXED_ON_RESUME = ("architecture", "mm_tunable_parts", "mm_tunable_vision_layers", "glyph_loss_weight")
@@ -53,6 +58,21 @@ def checkpoint_to_resume(config: TrainConfig, say: Say) -> Path | None:
     if checkpoint is not None:
         _require_same_settings(config, checkpoint)
     return checkpoint
+
+
+def require_apart(output_dir: Path, inputs: Iterable[Path]) -> None:
+    """Refuse data that lie where the run writes its own files.
+
+    Args:
+        output_dir: the run's folder.
+        inputs: the files that are read.
+
+    Raises:
+        UsageError: the first such file.
+    """
+    inputs = list(inputs)
+    for name in (METRICS_FILE, SET_ASIDE_FILE, LEFT_OUT_FILE, BEST_FILE, MEMORY_FILE):
+        refuse_inputs(output_dir / name, inputs, "--output_dir")
 
 
 def changed_schedule(config: TrainConfig, checkpoint: Path, plan: Plan, step: int) -> str:
