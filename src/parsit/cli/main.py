@@ -14,6 +14,7 @@ import sys
 from parsit.cli.process import stop_on_sigterm, wait_passively
 from parsit.types import ParsitError, UsageError
 
+_SHOWN = 120  # characters of a file's name in a message
 # verb -> (module with `main(argv) -> exit code`, what it does). The table is all that --help needs.
 VERBS = {
     "info": ("parsit.cli.info", "show a model's parts, parameters, image tokens and memory"),
@@ -82,4 +83,12 @@ def main() -> None:
         # The reader of our output went away (`parsit … | head`): not an error of ours.
         sys.stderr.close()
         code = 0
+    except OSError as error:
+        # What the system says of a place or a disk, wherever it came up; without a number it is a fault of ours.
+        if error.errno is None:
+            raise
+        name = str(error.filename or "")
+        place = f"{name[:_SHOWN]}{'…' if name[_SHOWN:] else ''}: " if name else ""
+        print(f"parsit: {place}{error.strerror}", file=sys.stderr)
+        code = 1
     sys.exit(code)
