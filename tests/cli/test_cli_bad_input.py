@@ -80,3 +80,11 @@ def test_a_pdf_is_no_folder_of_pdfs(said):
     assert said("data", "from-pdf", "d.jsonl", "--out", "o")[1] == (
         "parsit: d.jsonl: is a file; name the folder that it lies in\n"
     )
+
+
+def test_a_terminal_without_a_size_gets_its_table(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "0")
+    monkeypatch.setattr(sys, "argv", ["parsit", "info", "tiny"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "projector" in capsys.readouterr().out

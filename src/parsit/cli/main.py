@@ -9,7 +9,9 @@ from __future__ import annotations
 import difflib
 import importlib
 import io
+import os
 import sys
+from pathlib import Path
 
 from parsit.cli.process import stop_on_sigterm, wait_passively
 from parsit.types import ParsitError, UsageError
@@ -65,9 +67,14 @@ def dispatch(argv: list[str]) -> int:
 def main() -> None:
     """Entry point of the console script. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     stop_on_sigterm()
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started this: what is printed goes nowhere, as was asked for
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what a terminal's encoding lacks is shown as an escape
+    if os.environ.get("COLUMNS") == "0":  # some shells say so of a terminal without a size: tables would be empty
+        del os.environ["COLUMNS"]
     try:
         code = dispatch(sys.argv[1:])
     except UsageError as error:
