@@ -30,6 +30,7 @@ from parsit.train.world import World
 # has a rate that keeps what is there.
 _SHARE_OF_FIRST_RATE = 0.25
 _RATE_FLAGS = {"vision_tower": "mm_vision_tower_lr", "projector": "mm_projector_lr"}
+_NAMED_BY = {"vision_tower": "vision_tower", "language_model": "model_name_or_path"}
 _TUNED_AS = {name: part for part, names in PARTS_OF.items() for name in names}
 
 
@@ -123,6 +124,11 @@ def check_origin(model: ParsitForConditionalGeneration, config: TrainConfig, dra
     new = {name: members for name, members in model.parts() if name in drawn and members}
     if not new:
         return Check("origin", True, "all weights were loaded")
+    named = {"vision_tower": config.vision_tower, "language_model": config.model_name_or_path}
+    ignored = [f"--{_NAMED_BY[name]} {named[name]}" for name in new if named.get(name)]
+    if ignored:
+        detail = f"with --from_scratch true nothing is taken of {', '.join(ignored)}"
+        return Check("origin", False, detail, "give --from_scratch false, or leave the name out")
     frozen = [name for name, members in new.items() if not all(p.requires_grad for p in members)]
     first = first_stage(config.architecture)
     if frozen:
