@@ -356,6 +356,6 @@ def test_a_page_that_shows_nothing_of_itself_fails_with_the_reason(pages_pdf):
     data = path.read_bytes()
     path.write_bytes(data.replace(b"/MediaBox [0 0 144 72]", b"/CropBox [900 9 999 99]/MediaBox [0 0 144 72]"))
     with PageFile(path) as file:
-        with pytest.raises(PageError, match="page 2: the page has no size: its CropBox lies outside its MediaBox$"):
+        with pytest.raises(PageError, match=r"page 2: the page has no size: its CropBox lies outside its MediaBox$"):
             file.page(2)
         assert file.page(1).image.size == (150, 150)

@@ -181,7 +181,7 @@ def test_rows_of_added_tokens_are_told_and_frozen_ones_warned_of(folder, tmp_pat
 def test_a_pretrained_part_that_a_run_from_scratch_would_pass_over_is_told(folder, tmp_path, flag, part):
     given = {flag: folder / part}
     run = prepare(config_of(folder, "tiny/scratch", tmp_path / "out", **given, **QUICK), World())
-    with pytest.raises(InputError, match=f"with --from_scratch true nothing is taken of --{flag} .*{part}: give --from"):
+    with pytest.raises(InputError, match=f"with --from_scratch true nothing is taken of --{flag} .*{part}: give"):
         require_ready(run, print)
     taken = config_of(folder, "tiny/scratch", tmp_path / "out", from_scratch=False, **given, **QUICK)
     require_ready(prepare(taken, World()), print)

@@ -212,5 +212,5 @@ def test_a_base_that_would_be_written_is_not_the_one_that_is_read(config, folder
     pytest.importorskip("peft")
     base = shutil.copytree(folder / "start", tmp_path / "run" / "base")
     flags = {"lora_enable": True, "model_name_or_path": str(base), "pretrain_mm_mlp_adapter": str(folder / "start")}
-    with pytest.raises(UsageError, match="--output_dir .*base would overwrite the input"):
+    with pytest.raises(UsageError, match=r"--output_dir .*base would overwrite the input"):
         prepare(config(**flags), World())

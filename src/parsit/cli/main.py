@@ -69,7 +69,7 @@ def main() -> None:
     stop_on_sigterm()
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started this: what is printed goes nowhere, as was asked for
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  (for the whole process)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what a terminal's encoding lacks is shown as an escape
