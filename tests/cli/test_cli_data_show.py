@@ -146,3 +146,23 @@ def test_a_runs_folder_has_its_own_limit(folder, tmp_path):
     (checkpoint / "train_config.yaml").write_text("[")
     with pytest.raises(InputError, match="give --model_max_length"):
         max_length_of(str(checkpoint), None)
+
+
+def test_stats_of_samples_that_are_all_too_long_are_shown_and_said(folder, capsys):
+    out = folder / "stats.html"
+    short = ["data", "stats", str(folder / "d.jsonl"), "--model_max_length", "4"]
+    assert dispatch([*short, "--out", str(out)]) == 0
+    printed = capsys.readouterr()
+    _, row, aside = printed.out.splitlines()
+    assert row.split()[:5] == ["d", "8", "0", "0", "0"]
+    assert "over-long 6" in aside
+    assert re.search(
+        r"d: no sample is left of 8 records: the shortest has \d+ tokens, more than --model_max_length 4", printed.err
+    )
+    assert "<svg" not in out.read_text()
+    assert dispatch([*short, "--json"]) == 0
+    (one,) = json.loads(capsys.readouterr().out)
+    assert (one["samples"], one["packs"], one["set_aside"]["over-long"]) == (0, 0, 6)
+    (folder / "bad.jsonl").write_text("{}\n")
+    with pytest.raises(InputError, match="the files hold no good one"):
+        dispatch(["data", "stats", str(folder / "bad.jsonl")])

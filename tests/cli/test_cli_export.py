@@ -109,7 +109,7 @@ def test_a_moved_base_is_named(tiny, plain, tmp_path):
     adapters_of(tiny, tmp_path / "run" / "checkpoint-1", base, SETTINGS["lora"])
     as_checkpoint(tmp_path / "run" / "checkpoint-1")
     base.rename(tmp_path / "moved")
-    with pytest.raises(InputError, match="say with --base where it is"):
+    with pytest.raises(InputError, match="`parsit export` with --base makes a model of both"):
         export.main([str(tmp_path / "run"), "--out", str(tmp_path / "out")])
     assert export.main([str(tmp_path / "run"), "--out", str(tmp_path / "out"), "--base", str(tmp_path / "moved")]) == 0
     with pytest.raises(UsageError, match="holds no adapters"):

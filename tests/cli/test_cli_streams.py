@@ -76,3 +76,18 @@ def test_a_cache_folder_that_cannot_be_written_is_one_line(data, setting):
     assert done.returncode == 1
     assert line.startswith(f"parsit: {data.parent / 'file' / 'home'}")
     assert "PARSIT_CACHE" in line
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_stream_that_is_closed_ends_nothing(data, closed):
+    words = ("ask", "a.png", "What?", "--model", "x")
+    command = ["bash", "-c", f'"$@" {closed}', "bash", sys.executable, "-c", ASK, *words]
+    done = subprocess.run(command, cwd=data.parent, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.stdout == b"") == (closed != "2>&-")
+
+
+def test_a_full_disk_is_told_in_a_line(data):
+    command = ["bash", "-c", '"$@" > /dev/full', "bash", sys.executable, "-m", "parsit.cli", "--help"]
+    done = subprocess.run(command, cwd=data.parent, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "parsit: No space left on device\n")

@@ -78,9 +78,11 @@ def test_a_value_that_makes_no_model_is_one_line_before_data_is_looked_at(flag, 
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("flag", ["bf16", "tf32"])
 @pytest.mark.parametrize("words", [["--bf16", "True"], ["--bf16=True"], ["--bf16", "true"]])
-def test_bf16_is_taken_as_llavas_scripts_write_it(words):
-    assert parse([*BASE, *words]).bf16 == "true"
+def test_number_formats_are_taken_as_llavas_scripts_write_them(words, flag):
+    words = [word.replace("bf16", flag) for word in words]
+    assert getattr(parse([*BASE, *words]), flag) == "true"
     assert parse([*BASE, *(word.replace("T", "t") for word in words), "--run_name", "True"]).run_name == "True"
 
 
@@ -102,7 +104,7 @@ def test_a_command_of_llava_next_is_answered_all_at_once():
     with pytest.raises(UsageError) as raised:
         parse(["qwen3-1.7b/finetune", *command])
     said = str(raised.value)
-    theirs = ["version", "data_path", "group_by_modality_length", "evaluation_strategy", "save_strategy", "tf32"]
+    theirs = ["version", "data_path", "group_by_modality_length", "evaluation_strategy", "save_strategy"]
     theirs += ["lazy_preprocess", "torch_compile_backend", "dataloader_drop_last", "frames_upbound"]
     theirs += ["mm_newline_position"]
     assert [name for name in theirs if f"--{name}: " not in said] == []

@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -288,3 +290,13 @@ def test_a_run_that_logged_the_loss_alone_has_one_plot_less(report, tmp_path):
     html = demo_page(replace(report, metrics=tmp_path / "metrics.jsonl"))
     assert html.count("<svg") == demo_page(report).count("<svg") - 1
     assert "2 logged steps up to step 2" in words(html)
+
+
+def test_without_matplotlib_eval_says_in_a_line_what_to_install(tmp_path):
+    talk = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]
+    (tmp_path / "d.jsonl").write_text(json.dumps({"id": "1", "conversations": talk}))
+    code = "import sys; sys.modules['matplotlib'] = None; from parsit.cli.main import main; main()"
+    argv = ["eval", "no-model", "--data", str(tmp_path / "d.jsonl")]
+    result = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert "pip install 'parsit[eval]'" in result.stderr

@@ -349,3 +349,13 @@ def test_pages_that_were_taken_out_of_a_pdf_stay_out(write_pdf):
     objects = [b"<</Type /Catalog /Pages 2 0 R>>", b"<</Type /Pages /Count 1 /Kids [3 0 R]>>", page % 10, page % 20]
     with PageFile(write_pdf(objects), dpi=72) as file:
         assert file.page_count == 1
+
+
+def test_a_page_that_shows_nothing_of_itself_fails_with_the_reason(pages_pdf):
+    path = pages_pdf([(72, 72, BAR), (144, 72, BAR)])
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"/MediaBox [0 0 144 72]", b"/CropBox [900 9 999 99]/MediaBox [0 0 144 72]"))
+    with PageFile(path) as file:
+        with pytest.raises(PageError, match=r"page 2: the page has no size: its CropBox lies outside its MediaBox$"):
+            file.page(2)
+        assert file.page(1).image.size == (150, 150)

@@ -89,8 +89,17 @@ def test_a_nonsense_orientation_leaves_the_page_alone():
 
 @pytest.mark.parametrize(("value", "grey"), [(0, 0), (128, 0), (129, 1), (32768, 128), (40000, 156), (65535, 255)])
 def test_16_bit_grey_is_scaled_not_clipped(value, grey):
-    data = png(1, 1, depth=16, colour=0, rows=b"\0" + struct.pack(">H", value))
-    assert pixels(data) == [(grey,) * 3]
+    data = png(2, 1, depth=16, colour=0, rows=b"\0" + struct.pack(">HH", value, 65535))
+    assert pixels(data) == [(grey,) * 3, WHITE]
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32])
+def test_8_bit_grey_in_more_bits_is_an_error_and_not_a_black_page(tmp_path, kind):
+    for suffix in ("tif", "png") if kind is np.uint16 else ("tif",):
+        path = saved(tmp_path / f"g.{suffix}", Image.fromarray(np.array([[0, 100, 255]], dtype=kind)))
+        with pytest.raises(InputError, match="grey values up to 255 in more than 8 bits, all black; save it with 8"):
+            load_image(path)
+        assert pixels(saved(tmp_path / f"b.{suffix}", Image.fromarray(np.zeros((1, 2), dtype=kind)))) == [BLACK] * 2
 
 
 def test_16_bit_grey_of_either_byte_order(tmp_path):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +11,9 @@ import pytest
 import typst
 from PIL import Image, ImageDraw, ImageFont
 
-from parsit.synth.from_pdf import FromPdfSettings, make_from_pdfs
 from parsit.synth.from_pdf.accents import join_accents
 from parsit.synth.from_pdf.pdf import Chars
+from pdf_support import text_page
 
 DATA = Path(__file__).with_name("data")
 TEXT = (
@@ -26,33 +23,6 @@ TEXT = (
     " be right to the last inch. The bridge itself had long gone by then."
 )
 PAGE = '#set page(width: 14cm, height: 10cm, margin: 1cm)\n#set text(size: 10pt, font: "Libertinus Serif")\n'
-
-
-@pytest.fixture
-def read(tmp_path) -> Callable[..., tuple[list[str], list[str]]]:
-    """A function that reads one PDF: the texts of its pages, and the codes of what was refused."""
-
-    def read(pdf: Path | str, change: Callable[[pypdfium2.PdfDocument], None] | None = None, **more):
-        target = tmp_path / "pdfs" / "a.pdf"
-        target.parent.mkdir(exist_ok=True)
-        if isinstance(pdf, Path):
-            shutil.copy(pdf, target)
-        else:
-            target.write_bytes(typst.compile(pdf.encode()))
-        if change is not None:
-            document = pypdfium2.PdfDocument(target.read_bytes())
-            change(document)
-            document.save(target)
-            document.close()
-        shares = {"validation_fraction": 0.0, "test_fraction": 0.0}
-        make_from_pdfs(FromPdfSettings(target.parent, tmp_path / "out", dpi=(90, 90), overwrite=True, **shares, **more))
-        records, found = (
-            [json.loads(line) for line in (tmp_path / "out" / f"{name}.jsonl").read_text().splitlines()]
-            for name in ("train", "findings")
-        )
-        return [one["conversations"][1]["value"] for one in records], [one["code"] for one in found]
-
-    return read
 
 
 def test_a_form_is_drawn_without_what_was_filled_in(read, tmp_path):
@@ -154,19 +124,12 @@ def test_lines_from_right_to_left_are_refused(read):
 
 
 def test_a_file_that_says_it_runs_from_right_to_left_is_refused(read, tmp_path):
-    content = b"BT /F 12 Tf 20 150 Td (Some plain words, in a line; and no more.) Tj ET"
-    objects = [
-        b"<</Type /Catalog /Pages 2 0 R /ViewerPreferences <</Direction /R2L>>>>",
-        b"<</Type /Pages /Count 1 /Kids [3 0 R]>>",
-        b"<</Type /Page /Parent 2 0 R /MediaBox [0 0 300 200] /Contents 4 0 R /Resources <</Font <</F 5 0 R>>>>>>",
-        b"<</Length %d>>\nstream\n%s\nendstream" % (len(content), content),
-        b"<</Type /Font /Subtype /Type1 /BaseFont /Helvetica>>",
-    ]
-    body = b"".join(b"%d 0 obj\n%s\nendobj\n" % (number, each) for number, each in enumerate(objects, 1))
-    for name, more in (("right", body), ("left", body.replace(b"R2L", b"L2R"))):
-        (tmp_path / name).write_bytes(b"%PDF-1.4\n" + more + b"trailer\n<</Size 6 /Root 1 0 R>>\n%%EOF\n")
-    assert read(tmp_path / "right") == ([], ["page-right-to-left"])
-    assert read(tmp_path / "left") == (["Some plain words, in a line; and no more."], [])
+    plain = text_page(b"BT /F 12 Tf 20 150 Td (Some plain words, in a line; and no more.) Tj ET")
+    for name in ("R2L", "L2R"):
+        page = plain.replace(b"/Catalog", b"/Catalog /ViewerPreferences <</Direction /%s>>" % name.encode())
+        (tmp_path / name).write_bytes(page)
+    assert read(tmp_path / "R2L") == ([], ["page-right-to-left"])
+    assert read(tmp_path / "L2R") == (["Some plain words, in a line; and no more."], [])
 
 
 def test_soft_hyphens_are_in_no_word(read):

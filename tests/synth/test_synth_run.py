@@ -254,7 +254,8 @@ def test_a_killed_worker_ends_the_run_with_one_line(tmp_path, long_run):
     os.kill(workers[0], signal.SIGKILL)
     _, errors = process.communicate()
     assert process.returncode == 1
-    assert errors == "parsit: a worker process was killed (out of memory?): try fewer --workers\n"
+    assert errors.startswith("parsit: a worker process was killed (out of memory?): ")
+    assert errors.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from parsit import hf
 from parsit.config import TrainConfig
+from parsit.files.run_folder import write_manifest
 from parsit.processing.collate import collate
 from parsit.train.objective import Objective, StepCounts
 from parsit.train.parts import set_tunable
@@ -119,6 +120,24 @@ def test_a_run_that_was_cut_short_goes_on_without_a_word_about_its_rate(run, tmp
     shutil.rmtree(tmp_path / "checkpoint-6")
     run(tmp_path, max_steps=6)
     assert "warning" not in capsys.readouterr().err
+
+
+def test_a_best_loss_on_other_samples_is_no_longer_the_best(run, tmp_path, capsys):
+    run(tmp_path, max_steps=3)
+    state = json.loads((tmp_path / "checkpoint-3" / "train_state" / "state.json").read_text())
+    assert state["best_step"] == 3
+    # Lower than any loss to come: the best stays where it is, as long as it was made on the same samples.
+    state["best_eval_loss"] = 1e-9
+    (tmp_path / "checkpoint-3" / "train_state" / "state.json").write_text(json.dumps(state))
+    (tmp_path / "checkpoint-3" / "manifest.json").unlink()
+    write_manifest(tmp_path / "checkpoint-3")
+    shutil.copytree(tmp_path, tmp_path / "other")
+    run(tmp_path, max_steps=4)
+    assert json.loads((tmp_path / "best.json").read_text())["checkpoint"] == "checkpoint-3"
+    assert "does not compare" not in capsys.readouterr().err
+    run(tmp_path / "other", max_steps=4, max_eval_samples=2)
+    assert json.loads((tmp_path / "other" / "best.json").read_text())["checkpoint"] == "checkpoint-4"
+    assert "the validation loss 0.0000 of step 3 does not compare with what comes" in capsys.readouterr().err
 
 
 def test_resuming_with_other_data_is_refused(run, tmp_path, samples):

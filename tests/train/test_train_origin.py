@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from dist_support import make_data
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from tokenizers import Tokenizer, models
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from parsit import hf
 from parsit.cli import check
 from parsit.config import TrainConfig, load_architecture
 from parsit.train.checks import check_origin
 from parsit.train.fit import fit
-from parsit.train.preflight import require_ready
+from parsit.train.preflight import preflight, require_ready
 from parsit.train.prepare import prepare, set_free
 from parsit.train.world import World
 from parsit.types import InputError
@@ -145,3 +148,40 @@ def test_the_warning_is_said_by_train(folder, tmp_path):
     require_ready(prepare(slow, World()), said.append)
     assert [line.split(":")[:2] for line in said] == [["warning", " origin"]]
     assert "--mm_projector_lr 0.003" in said[0]
+
+
+@pytest.fixture
+def without_image_tokens(folder, tmp_path):
+    """The pretrained language model with a tokenizer that knows no images, as SmolLM2's."""
+    lm = shutil.copytree(folder / "lm", tmp_path / "lm")
+    words = {chr(code): code for code in range(128)}
+    plain = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, unk_token=" ")))
+    plain.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]})
+    plain.pad_token = "<|endoftext|>"
+    plain.save_pretrained(lm)
+    return {"model_name_or_path": lm, "vision_tower": folder / "tower", "mm_use_im_patch_token": True}
+
+
+def test_rows_of_added_tokens_are_told_and_frozen_ones_warned_of(folder, tmp_path, without_image_tokens):
+    def said_of(preset, **flags):
+        config = config_of(folder, preset, tmp_path / "out", **without_image_tokens, **QUICK, **flags)
+        return {check.name: check for check in preflight(prepare(config, World(), dry=True))}.get("rows")
+
+    frozen = said_of("tiny/pretrain")
+    assert (frozen.ok, frozen.warns) == (True, True)
+    assert frozen.detail == "random at first: <|vision_start|>, <|vision_end|>, and not trained"
+    assert "--mm_use_im_start_end false" in frozen.remedy
+    assert not said_of("tiny/finetune").warns
+    assert said_of("tiny/pretrain", mm_use_im_start_end=False) is None
+    without_image_tokens["model_name_or_path"] = folder / "lm"  # whose tokenizer has them
+    assert said_of("tiny/pretrain") is None
+
+
+@pytest.mark.parametrize(("flag", "part"), [("vision_tower", "tower"), ("model_name_or_path", "lm")])
+def test_a_pretrained_part_that_a_run_from_scratch_would_pass_over_is_told(folder, tmp_path, flag, part):
+    given = {flag: folder / part}
+    run = prepare(config_of(folder, "tiny/scratch", tmp_path / "out", **given, **QUICK), World())
+    with pytest.raises(InputError, match=f"with --from_scratch true nothing is taken of --{flag} .*{part}: give"):
+        require_ready(run, print)
+    taken = config_of(folder, "tiny/scratch", tmp_path / "out", from_scratch=False, **given, **QUICK)
+    require_ready(prepare(taken, World()), print)

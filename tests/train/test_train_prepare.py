@@ -197,3 +197,22 @@ def test_rows_of_added_tokens_that_stay_as_drawn_are_told(config, folder, tmp_pa
         "tokenizer: <|im_start|>, <|image_pad|>, <|endoftext|>, <|vision_start|>, <|vision_end|> are new to the "
         "language model; their rows stay as they are drawn, as its embeddings are frozen"
     )
+
+
+@pytest.mark.parametrize("name", ["set_aside.jsonl", "metrics.jsonl", "left_out.jsonl", "best.json"])
+@pytest.mark.parametrize("flag", ["data", "eval_data"])
+def test_data_are_not_overwritten_by_the_files_of_the_run(config, folder, tmp_path, name, flag):
+    (tmp_path / "run").mkdir()
+    shutil.copy(folder / "d.jsonl", tmp_path / "run" / name)
+    flags = {flag: [str(tmp_path / "run" / name)], "image_folder": str(folder)}
+    with pytest.raises(UsageError, match=f"--output_dir .*{name} would overwrite the input"):
+        prepare(config(**flags), World())
+    assert (tmp_path / "run" / name).read_bytes() == (folder / "d.jsonl").read_bytes()
+
+
+def test_a_base_that_would_be_written_is_not_the_one_that_is_read(config, folder, tmp_path):
+    pytest.importorskip("peft")
+    base = shutil.copytree(folder / "start", tmp_path / "run" / "base")
+    flags = {"lora_enable": True, "model_name_or_path": str(base), "pretrain_mm_mlp_adapter": str(folder / "start")}
+    with pytest.raises(UsageError, match=r"--output_dir .*base would overwrite the input"):
+        prepare(config(**flags), World())

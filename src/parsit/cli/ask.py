@@ -12,6 +12,8 @@ from parsit.cli.parse import MODEL_HELP, add_page_options, check_page_options, l
 from parsit.cli.parser import Parser
 from parsit.types import UsageError
 
+MAX_NAME = 255  # what a system takes for a file's name; a question may be longer
+
 
 def parser() -> Parser:
     """The verb's command line."""
@@ -29,7 +31,7 @@ def main(argv: list[str]) -> int:
     options = parser().parse_args(argv)
     check_page_options(options)
     *files, question = options.words
-    if not files or Path(question).is_file():
+    if not files or (len(question) <= MAX_NAME and Path(question).is_file()):
         raise UsageError(
             f'the question is missing: it comes after the files, as in `parsit ask {options.words[0]} "…?"`'
         )

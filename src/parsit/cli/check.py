@@ -161,12 +161,14 @@ def _look(
     from parsit.train import trial as trials
     from parsit.train.batches import micro_batches_of
     from parsit.train.checks import Check
+    from parsit.train.fit import set_tf32
     from parsit.train.memory import Placement
     from parsit.train.preflight import preflight
     from parsit.train.prepare import agreed, prepare
     from parsit.train.world import World
 
     quiet_libraries()
+    set_tf32(config.tf32, world.device)
     run = prepare(config, world, bars=bars, say=say, dry=True)
     report.add(Check("data", True, run.training.describe()))
     run_world = World(size=ranks, device=world.device)

@@ -118,10 +118,14 @@ def stats(argv: list[str]) -> int:
         print(json.dumps([one.as_json() for one in numbers], indent=2))
     else:
         _print(numbers)
+    empty = [f"{made.name}: {data.why_empty}" for made, data in sets if data.why_empty]
+    for line in empty:
+        say(line)
     if options.out:
         notes = [
+            *empty,
             f"As {options.model} counts them: packs and samples of at most {limit:,} tokens, batches of "
-            f"{options.batch_size} samples of like length."
+            f"{options.batch_size} samples of like length.",
         ]
         say(f"page: {write_whole(Path(options.out), page('The data in numbers', sets, notes))}")
     return 0
@@ -133,7 +137,7 @@ def _sets(options: Any, processor: ParsitProcessor, max_length: int) -> list[tup
     from parsit.eval.data_stats import stats_of
 
     # Nothing is trained here: whatever is bad is counted, and the rest described.
-    limits = DataLimits(max_length, max_bad_fraction=1.0)
+    limits = DataLimits(max_length, max_bad_fraction=1.0, may_leave_nothing=True)
     sets = []
     with bars("counting") if not options.json else nullcontext() as advance:
         for source in read_sources(options.files, options.image_folder):

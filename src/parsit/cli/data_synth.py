@@ -73,7 +73,7 @@ def parse_range(text: str) -> tuple[int, int]:
     Raises:
         UsageError: it is neither.
     """
-    low, _, high = text.partition("-")
-    if not low.isdecimal() or not (high or low).isdecimal():
+    low, dash, high = text.partition("-")
+    if not low.isdecimal() or not (high if dash else low).isdecimal():
         raise UsageError(f"--dpi must be LOW-HIGH, for example 96-200, not {text!r}")
     return int(low), int(high or low)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parsit.cli.parser import Parser
-from parsit.types import InputError
+from parsit.types import InputError, UsageError
 
 if TYPE_CHECKING:
     from parsit.eval import Evaluation
@@ -33,6 +33,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--worst", type=int, default=50, help="cases on the page of the worst")
     parser.add_argument("--device", help="cpu, cuda, …; by default the GPU where there is one")
     args = parser.parse_args(argv)
+    for name, least in (("limit", 0), ("max_new_tokens", 1), ("batch_size", 1), ("worst", 0)):
+        if getattr(args, name) < least:
+            raise UsageError(f"--{name} is {getattr(args, name)}: it must be {least} or more")
+    if args.out and Path(args.out).exists() and not Path(args.out).is_dir():
+        raise UsageError(f"--out {args.out} is a file: name a folder")
 
     from parsit.data.files import read_files
     from parsit.files import refuse_inputs

@@ -90,7 +90,10 @@ class LastWord:
 
     def is_mine(self) -> bool:
         """Whether no other process has asked before."""
-        return self._store.add(_ASKED, 1) == 1
+        try:
+            return self._store.add(_ASKED, 1) == 1
+        except RuntimeError:  # the first process, which keeps the store, has asked and is gone
+            return False
 
     def end(self) -> NoReturn:
         """End this process, which has asked, with exit code 1."""

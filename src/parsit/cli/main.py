@@ -9,11 +9,14 @@ from __future__ import annotations
 import difflib
 import importlib
 import io
+import os
 import sys
+from pathlib import Path
 
 from parsit.cli.process import stop_on_sigterm, wait_passively
 from parsit.types import ParsitError, UsageError
 
+_SHOWN = 120  # characters of a file's name in a message
 # verb -> (module with `main(argv) -> exit code`, what it does). The table is all that --help needs.
 VERBS = {
     "info": ("parsit.cli.info", "show a model's parts, parameters, image tokens and memory"),
@@ -64,9 +67,14 @@ def dispatch(argv: list[str]) -> int:
 def main() -> None:
     """Entry point of the console script. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     stop_on_sigterm()
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started this: what is printed goes nowhere, as was asked for
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  (for the whole process)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what a terminal's encoding lacks is shown as an escape
+    if os.environ.get("COLUMNS") == "0":  # some shells say so of a terminal without a size: tables would be empty
+        del os.environ["COLUMNS"]
     try:
         code = dispatch(sys.argv[1:])
     except UsageError as error:
@@ -82,4 +90,12 @@ def main() -> None:
         # The reader of our output went away (`parsit … | head`): not an error of ours.
         sys.stderr.close()
         code = 0
+    except OSError as error:
+        # What the system says of a place or a disk, wherever it came up; without a number it is a fault of ours.
+        if error.errno is None:
+            raise
+        name = str(error.filename or "")
+        place = f"{name[:_SHOWN]}{'…' if name[_SHOWN:] else ''}: " if name else ""
+        print(f"parsit: {place}{error.strerror}", file=sys.stderr)
+        code = 1
     sys.exit(code)

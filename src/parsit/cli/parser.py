@@ -46,7 +46,11 @@ class Parser(jsonargparse.ArgumentParser):
             if word in ("-h", "--help"):
                 print(self.help(whole="all" in words[place + 1 : place + 2]))
                 raise SystemExit(0)
-        return super().parse_args(words, *rest, **kwargs)
+        parsed = super().parse_args(words, *rest, **kwargs)
+        for name, value in vars(parsed).items():
+            if isinstance(value, int) and abs(value) > sys.maxsize:
+                self.error(f"--{name} is {value}: it must be at most {sys.maxsize}")
+        return parsed
 
     def help(self, whole: bool) -> str:
         """The text of `--help`, or of `--help all`."""
@@ -74,6 +78,8 @@ class Parser(jsonargparse.ArgumentParser):
         wrong = re.search(r'Parser key "(\w+)": .*?(Literal\[[^]]*\]|float|int|bool).* value: (.*)', line)
         if unknown:
             line = self.unknown(unknown.group(1))
+        elif "nrecognized arguments: " in line:
+            line = f"{line.partition(': ')[2]}: words that are no flags stand together, all before the flags"
         elif wrong:
             name, kind, value = wrong.groups()
             line = f"--{name} is {value}: it must be {_in_words(kind)}"

@@ -85,6 +85,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "memory and devices": (
         "bf16",
         "attn_implementation",
+        "tf32",
         "gradient_checkpointing",
         "gradient_checkpointing_layers",
         "torch_compile",
@@ -192,10 +193,10 @@ def _refuse_llavas(parser: Parser, argv: list[str]) -> None:
 
 
 def _lowered(argv: list[str]) -> list[str]:
-    """`--bf16 True` as `--bf16 true`: LLaVA's scripts, and Python, write it so."""
+    """`--bf16 True` as `--bf16 true`, and `--tf32`: LLaVA's scripts, and Python, write it so."""
     lowered = list(argv)
     for place, word in enumerate(argv):
-        after_flag = place > 0 and argv[place - 1] == "--bf16"
-        if (after_flag or word.startswith("--bf16=")) and word.split("=")[-1] in ("True", "False"):
+        after_flag = place > 0 and argv[place - 1] in ("--bf16", "--tf32")
+        if (after_flag or word.startswith(("--bf16=", "--tf32="))) and word.split("=")[-1] in ("True", "False"):
             lowered[place] = word.lower()
     return lowered

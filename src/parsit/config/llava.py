@@ -55,7 +55,6 @@ LLAVA_FLAGS = {
     "group_by_length": "left out: always batches of like length and modality; or `--packing true`",
     "auto_find_batch_size": "`parsit check` tries the largest step; set `--per_device_train_batch_size`",
     "mpt_attn_impl": "`--attn_implementation`: sdpa, eager or flash_attention_2",
-    "tf32": "left out: `--bf16 auto` decides how matrix products are computed",
     "fp16": "`--bf16`: losses overflow in fp16",
     "lora_bias": "left out: LoRA trains no biases",
     "lora_weight_path": "`--model_name_or_path`: a run with adapters, merged",

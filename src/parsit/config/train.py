@@ -170,6 +170,8 @@ class TrainingArguments:
         attn_implementation: attention of tower and language model: sdpa (torch's kernels, for packed rows its
             variable-length one), eager (plain matrix products, to compare with), or flash_attention_2 (the package
             flash-attn, on a GPU in bfloat16).
+        tf32: on a GPU, compute products of fp32 numbers with 10 bits of mantissa (TF32): true, false, or auto (as torch
+            is set).
         gradient_checkpointing: recompute activations in the backward pass to save memory.
         torch_compile: compile the layers (torch.compile); the first step takes up to a minute longer.
         logging_steps: steps between lines in a pipe, and between tracker entries.
@@ -212,6 +214,7 @@ class TrainingArguments:
     glyph_loss_weight: float = 0.0
     bf16: Literal["auto", "true", "false"] = "auto"
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    tf32: Literal["auto", "true", "false"] = "auto"
     gradient_checkpointing: bool = False
     torch_compile: bool = False
     logging_steps: int = 10
@@ -336,7 +339,7 @@ def _plain(flag: str, value: Any) -> Any:
         value = [value]
     if isinstance(value, list | tuple):
         return [_plain("", one) for one in value]
-    if flag == "bf16" and isinstance(value, bool):
+    if flag in ("bf16", "tf32") and isinstance(value, bool):
         return str(value).lower()
     return str(value) if isinstance(value, PurePath) else value
 

@@ -40,12 +40,14 @@ class DataLimits:
         over_long: what becomes of a longer one: stop the run, set it aside, or cut it at a turn's end.
         max_tiles: the most tiles of a sample; 0: no limit.
         max_bad_fraction: the share of records set aside for faults above which nothing is trained.
+        may_leave_nothing: whether data of which no good sample is within the limits are an empty set, not an error.
     """
 
     model_max_length: int
     over_long: OverLong = "skip"
     max_tiles: int = 0
     max_bad_fraction: float = 0.001
+    may_leave_nothing: bool = False
 
 
 class SampleStore(Sequence[Sample]):
@@ -86,7 +88,8 @@ class DataSet:
     `num_tokens`, `num_tiles`: `int64[samples]`. `set_aside`: how many records each fault code took, each record counted
     under its first fault, and files with something wrong as a whole; `noted`: what is worth knowing of the others.
     `num_records`: all records that were looked at. `findings`: everything that was found, in order. `unit`: what
-    `num_tiles` counts, `tiles` or, under native resolution, `patches`.
+    `num_tiles` counts, `tiles` or, under native resolution, `patches`. `why_empty`: where no sample is left, the reason
+    and what to do.
     """
 
     samples: Sequence[Sample]
@@ -97,6 +100,7 @@ class DataSet:
     noted: Counter[str] = field(default_factory=Counter)
     findings: Callable[[], Iterator[Finding]] = lambda: iter(())
     unit: str = "tiles"
+    why_empty: str = ""
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -252,10 +256,12 @@ def _within_limits(
             keep[number] = False
             detail = f"{num_tiles[number]} {unit}, more than --max_tiles_per_pack {limits.max_tiles}"
             findings.append(Finding("too-many-tiles", sample.place, detail, sample.id))
-    if not keep.any():
+    num_records = sum(file.num_records for file in store.files)
+    why_empty = "" if keep.any() else _nothing_left(num_records, num_tokens, limits)
+    if why_empty and not (limits.may_leave_nothing and len(num_tokens)):
         if findings_file is not None:
             _write_findings(findings_file, chain(*(file.findings() for file in store.files), findings))
-        raise _nothing_left(sum(file.num_records for file in store.files), num_tokens, limits)
+        raise InputError(why_empty)
     codes = Counter(finding.code for finding in findings)
     cut = Counter({code: count for code, count in codes.items() if FAULTS[code].level == "note"})
     noted = sum((file.note_counts for file in store.files), cut)
@@ -268,26 +274,27 @@ def _within_limits(
         kept,
         num_tokens[keep],
         num_tiles[keep],
-        sum(file.num_records for file in store.files),
+        num_records,
         sum((file.fault_counts for file in store.files), codes - cut),
         noted,
         lambda: chain(*(file.findings() for file in store.files), findings, _duplicates(store.files, hashes)),
         unit,
+        why_empty,
     )
 
 
-def _nothing_left(num_records: int, num_tokens: np.ndarray, limits: DataLimits) -> InputError:
+def _nothing_left(num_records: int, num_tokens: np.ndarray, limits: DataLimits) -> str:
     """Why no sample is left, and what to do."""
     said = f"no sample is left of {num_records:,} records"
     if not len(num_tokens):
-        return InputError(f"{said}: the files hold no good one; `parsit data validate` says why")
+        return f"{said}: the files hold no good one; `parsit data validate` says why"
     shortest = int(num_tokens.min())
     if shortest > limits.model_max_length:
-        return InputError(
+        return (
             f"{said}: the shortest has {shortest} tokens, more than --model_max_length {limits.model_max_length}: "
             f"raise it to {shortest} or more, or train on smaller pieces (`parsit data synth --unit line`)"
         )
-    return InputError(f"{said}: none is within --max_tiles_per_pack {limits.max_tiles}: raise it, or scale images down")
+    return f"{said}: none is within --max_tiles_per_pack {limits.max_tiles}: raise it, or scale images down"
 
 
 def _duplicates(files: Sequence[FileIndex], hashes: np.ndarray) -> Iterator[Finding]:

@@ -42,8 +42,8 @@ FAULTS: dict[str, FaultKind] = {
     "tar-no-image": FaultKind("a .txt member in a tar file without an image of the same name", "add the image; text alone goes into a .jsonl file"),
     # records
     "record-not-an-object": FaultKind("a record must be an object with named fields", "see docs/data.md for the formats"),
-    "format-unknown": FaultKind("the record fits no known format", "see docs/data.md, or name it with --format"),
-    "format-mismatch": FaultKind("the record is not in the format that --format names", "use --format auto"),
+    "format-unknown": FaultKind("the record fits no known format", "see docs/data.md, or name it with --format (--data_format in training)"),
+    "format-mismatch": FaultKind("the record is not in the format that was named", "use --format auto (--data_format in training)"),
     "id-wrong-type": FaultKind("the id is neither text nor a number", "use text"),
     "fields-not-carried": FaultKind("fields of the record that a sample does not have", "keep the original file if they matter", "note"),
     "cannot-say": FaultKind("the output format cannot express the sample", "choose another --to"),
@@ -90,7 +90,7 @@ FAULTS: dict[str, FaultKind] = {
     "image-damaged": FaultKind("the image cannot be decoded", "fetch it again"),
     "image-too-large": FaultKind("the image has more pixels than are allowed", "scale it down"),
     # lengths
-    "over-long": FaultKind("more tokens than --model_max_length", "raise it, shorten the text, use smaller images, or --over_long truncate"),
+    "over-long": FaultKind("more tokens than --model_max_length", "raise it, shorten the text, use smaller images, or train with --over_long truncate"),
     "over-long-truncated": FaultKind("cut at a turn's end to fit --model_max_length", "raise it if the rest matters", "note"),
     "too-many-tiles": FaultKind("more tiles than --max_tiles_per_pack", "raise it, or use smaller images"),
     # public data sets (`parsit data import`)
@@ -107,6 +107,8 @@ FAULTS: dict[str, FaultKind] = {
     "page-no-text": FaultKind("the page has no text layer, or too little text in it", "run OCR on it elsewhere, or leave it out"),
     "page-scanned": FaultKind("the page is a scan with a text layer from OCR", "--allow_scanned takes it"),
     "page-text-not-visible": FaultKind("the text layer holds text that is not in the picture", "leave the page out"),
+    "page-text-overlaps": FaultKind("text lies on other text, and one of them cannot be read", "leave the page out"),
+    "page-order-unsure": FaultKind("places and drawing order of the words disagree: fractions, diagrams, notes beside the text", "leave the page out"),
     "page-ink-without-text": FaultKind("the page shows more than its text layer says: pictures, charts, text in images", "leave the page out"),
     "page-right-to-left": FaultKind("text runs from right to left, and its order in the file cannot be trusted", "leave the page out"),
     "page-broken-characters": FaultKind("the text layer holds characters without a meaning", "leave the page out"),

@@ -46,7 +46,8 @@ def in_order(function: Callable[[Task], Result], tasks: Iterable[Task], workers:
         while pending:
             yield pending.popleft().result()
     except BrokenProcessPool as error:
-        raise ParsitError("a worker process was killed (out of memory?): try fewer --workers") from error
+        advice = "run less beside it, or fewer --workers where the verb has them"
+        raise ParsitError(f"a worker process was killed (out of memory?): {advice}") from error
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -28,7 +28,9 @@ class Spread:
 
     @classmethod
     def of(cls, values: np.ndarray) -> Spread:
-        """Compute the spread of some numbers, of which there must be one at least."""
+        """Compute the spread of some numbers; of none it is 0."""
+        if not len(values):
+            return cls(0, 0.0, (0,) * len(PERCENTILES), 0)
         percentiles = tuple(int(value) for value in np.percentile(values, PERCENTILES, method="higher"))
         return cls(int(values.sum()), float(values.mean()), percentiles, int(values.max()))
 
@@ -65,9 +67,9 @@ def stats_of(name: str, data: DataSet, max_tokens: int, batch_size: int) -> SetS
     store = data.samples
     assert isinstance(store, SampleStore)
     images = column(store, "num_images")
-    packed = Packed(data.num_tokens, data.num_tiles, max_tokens)
-    padded = Padded(data.num_tokens, data.num_tiles, batch_size)
-    positions = sum(int(data.num_tokens[batch].max()) * len(batch) for batch in padded.epoch(0))
+    packed = Packed(data.num_tokens, data.num_tiles, max_tokens) if len(data) else None
+    batches = Padded(data.num_tokens, data.num_tiles, batch_size).epoch(0) if len(data) else []
+    positions = sum(int(data.num_tokens[batch].max()) * len(batch) for batch in batches)
     return SetStats(
         name=name,
         records=data.num_records,
@@ -77,9 +79,9 @@ def stats_of(name: str, data: DataSet, max_tokens: int, batch_size: int) -> SetS
         tokens=Spread.of(data.num_tokens),
         learnt=Spread.of(column(store, "num_supervised")),
         tiles=Spread.of(data.num_tiles),
-        fill_packed=packed.fill,
-        fill_padded=int(data.num_tokens.sum()) / positions,
-        packs=len(packed),
+        fill_packed=packed.fill if packed else 0.0,
+        fill_padded=int(data.num_tokens.sum()) / max(1, positions),
+        packs=len(packed) if packed else 0,
         set_aside=dict(Counter(data.set_aside)),
         unit=data.unit,
     )
@@ -99,6 +101,7 @@ def page(title: str, sets: Sequence[tuple[SetStats, DataSet]], notes: Sequence[s
     plots = [
         (stats.name, length_histogram(data.num_tokens, data.num_tiles, f"set{number}", data.unit))
         for number, (stats, data) in enumerate(sets)
+        if len(data)
     ]
     context = {"title": title, "sets": [stats for stats, _ in sets], "plots": plots, "notes": notes}
     return render("data_stats.html.jinja", {**context, "percentiles": PERCENTILES})

@@ -11,15 +11,20 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from markupsafe import Markup, escape
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from parsit.eval.metrics import Series
 from parsit.scores import Interval
+from parsit.types import UsageError
+
+try:
+    import matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+except ModuleNotFoundError as error:
+    raise UsageError("plots need matplotlib, which is not installed: pip install 'parsit[eval]'") from error
 
 INK, MUTED, ACCENT, WARM, LINE = "#010101", "#020202", "#030303", "#040404", "#050505"
 _CSS = {INK: "--ink", MUTED: "--muted", ACCENT: "--accent", WARM: "--warm", LINE: "--line"}

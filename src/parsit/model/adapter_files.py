@@ -167,7 +167,7 @@ def load_with_adapters(
     said = _read_base(folder)
     place = base or folder / said["path"]
     if not (place / "config.json").is_file():
-        raise InputError(f"{folder}: its base is not in {place}: say with --base where it is")
+        raise InputError(f"{folder}: its base is not in {place}: `parsit export` with --base makes a model of both")
     found = BaseModel.of(place)
     for what, now, then in (
         ("configuration", found.config_sha256, said["config_sha256"]),

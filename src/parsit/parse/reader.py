@@ -20,6 +20,7 @@ from PIL import Image
 from parsit.parse.lines import line_pieces
 from parsit.parse.pages import DEFAULT_DPI, PageError, PageFile, PageImage, ReadingLimits
 from parsit.parse.selection import Selection, parse_selection
+from parsit.parse.upright import hangs, ought_to_stand
 from parsit.processing.images import Source, load_image
 from parsit.types import Document, FileSlice, Generation, ImageRef, Page, ParsitError, Turn, UsageError
 
@@ -75,6 +76,7 @@ class _OpenPage:
     flags: tuple[str, ...] = ()
     seconds: float = 0.0
     error: str = ""
+    hangs: bool = False  # what its ink says of it; see `parsit.parse.upright`
     units: list[_Unit] = field(default_factory=list)
 
     @property
@@ -89,6 +91,7 @@ class _OpenPage:
             readings = [(unit.reading, unit.joint) for unit in self.units if unit.reading]
             flags = self.flags + tuple(flag for reading, _ in readings for flag in reading.flags)
             text = "".join(reading.text + joint for reading, joint in readings).rstrip("\n")
+            flags += ("upside_down",) if self.hangs and ought_to_stand(text) else ()
         return Page(self.number, text, *self.size, tuple(dict.fromkeys(flags)), self.seconds, self.error)
 
 
@@ -251,6 +254,7 @@ class _Reading:
         else:
             page.size, page.flags = drawn.image.size, drawn.flags
             page.units = self._units(page, drawn)
+            page.hangs = bool(page.units) and hangs(drawn.image)
         page.seconds = perf_counter() - started
         return page
 

@@ -50,6 +50,8 @@ class Worker:
         assert self.pdf is not None
         with contextlib.closing(self.pdf[page]) as opened:
             width, height = opened.get_size()
+            if not (width > 0 and height > 0):
+                return {"error": "the page has no size: its CropBox lies outside its MediaBox"}, b""
             scale = min(dpi / POINTS_PER_INCH, math.sqrt(max_pixels / (width * height)))
             scale *= 1 - 1e-9  # sizes are rounded up, and 11 inches at 150 dpi are not 1651 pixels
             while math.ceil(width * scale) * math.ceil(height * scale) > max_pixels:

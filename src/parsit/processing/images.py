@@ -13,6 +13,8 @@ How each Pillow mode becomes RGB (`to_rgb` is the only place that does it):
 | L, 1                        | the grey value in all three channels; 1-bit: 0 or 255                |
 | I;16, I;16B, I;16L, I;16N   | 16-bit grey, v / 257 rounded: 0 is black, 65535 white; never clipped |
 | the same, of a 12-bit TIFF  | v × 255 / 4095, rounded                                              |
+| the same, and I, with values| an error: 8-bit grey that was stored in more bits would be black     |
+| up to 255 alone             |                                                                      |
 | I;16 …, I, F of a TIFF that | the same, and then 255 less it                                       |
 | says that 0 is white        |                                                                      |
 | I                           | 32-bit integers, read as 16-bit grey; a value outside is an error    |
@@ -276,8 +278,11 @@ def _grey_from_numbers(image: Image.Image, name: str) -> Image.Image:
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= top):  # also true of NaN
         raise InputError(f"{name} has grey values from {low} to {high}, outside 0 to {top}; save it with 8 or 16 bits")
+    white_is_zero = tags.get(_PHOTOMETRIC_TAG) == _WHITE_IS_ZERO
+    if image.mode != "F" and 0 < high <= 255 and not white_is_zero:
+        raise InputError(f"{name} has grey values up to {high} in more than 8 bits, all black; save it with 8 bits")
     grey = np.rint(values.astype(np.float64) * (255 / top)).astype(np.uint8)
-    return Image.fromarray(255 - grey if tags.get(_PHOTOMETRIC_TAG) == _WHITE_IS_ZERO else grey)
+    return Image.fromarray(255 - grey if white_is_zero else grey)
 
 
 @contextmanager

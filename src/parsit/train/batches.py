@@ -104,6 +104,12 @@ def num_steps(config: TrainConfig, plan: Plan) -> int:
     return config.max_steps if config.max_steps > 0 else max(round(config.num_train_epochs * plan.steps_per_epoch), 1)
 
 
+def validation_digest(config: TrainConfig, data: DataSet) -> str:
+    """A digest of which samples are validated on: losses on others do not compare."""
+    chosen = (config.max_eval_samples, config.seed) if 0 < config.max_eval_samples < len(data) else ()
+    return hashlib.sha256(data.digest + repr(chosen).encode()).hexdigest()
+
+
 def order_digest(config: TrainConfig, data: DataSet, per_step: int) -> str:
     """A digest of all that decides which sample is read at which step; accumulation and processes count together.
 

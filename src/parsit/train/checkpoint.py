@@ -28,13 +28,15 @@ class TrainState:
     """Where a run stands.
 
     `step`: optimizer steps done. `data_fingerprint`: of the data and the order it is read in.
-    `best_eval_loss`, `best_step`: the best validation so far, None before the first.
+    `best_eval_loss`, `best_step`: the best validation so far, None before the first. `validated_on`: a digest of what
+    is validated on; empty where a run of an older version did not say.
     """
 
     step: int
     data_fingerprint: str
     best_eval_loss: float | None = None
     best_step: int | None = None
+    validated_on: str = ""
 
 
 @dataclass(frozen=True, slots=True)

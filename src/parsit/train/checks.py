@@ -16,7 +16,7 @@ import torch
 from parsit.config import TrainConfig, first_stage
 from parsit.files.run_folder import list_checkpoints
 from parsit.model import ParsitForConditionalGeneration
-from parsit.processing.chat import ChatTokens
+from parsit.processing.chat import VISION_END, VISION_START, ChatTokens
 from parsit.processing.processor import ParsitProcessor
 from parsit.train.compiled import missing_compiler
 from parsit.train.memory import GB
@@ -30,6 +30,7 @@ from parsit.train.world import World
 # has a rate that keeps what is there.
 _SHARE_OF_FIRST_RATE = 0.25
 _RATE_FLAGS = {"vision_tower": "mm_vision_tower_lr", "projector": "mm_projector_lr"}
+_NAMED_BY = {"vision_tower": "vision_tower", "language_model": "model_name_or_path"}
 _TUNED_AS = {name: part for part, names in PARTS_OF.items() for name in names}
 
 
@@ -123,6 +124,11 @@ def check_origin(model: ParsitForConditionalGeneration, config: TrainConfig, dra
     new = {name: members for name, members in model.parts() if name in drawn and members}
     if not new:
         return Check("origin", True, "all weights were loaded")
+    named = {"vision_tower": config.vision_tower, "language_model": config.model_name_or_path}
+    ignored = [f"--{_NAMED_BY[name]} {named[name]}" for name in new if named.get(name)]
+    if ignored:
+        detail = f"with --from_scratch true nothing is taken of {', '.join(ignored)}"
+        return Check("origin", False, detail, "give --from_scratch false, or leave the name out")
     frozen = [name for name, members in new.items() if not all(p.requires_grad for p in members)]
     first = first_stage(config.architecture)
     if frozen:
@@ -138,6 +144,22 @@ def check_origin(model: ParsitForConditionalGeneration, config: TrainConfig, dra
     remedy = f"begin with {first} and give its output to --model_name_or_path, or "
     remedy += " ".join(f"--{flag} {rate:g}" for flag, rate in flags.items())
     return Check("origin", True, f"{detail}; too slow for what is new: {', '.join(slow)}", remedy, warns=True)
+
+
+def check_added_tokens(model: ParsitForConditionalGeneration, drawn: Sequence[str]) -> Check:
+    """Rows of tokens that a pretrained language model did not have are trained; frozen they are a warning.
+
+    Args:
+        model: the model, its parameters frozen and freed as they will be trained.
+        drawn: the tokens of a conversation whose rows were drawn at random.
+    """
+    detail = f"random at first: {', '.join(drawn)}"
+    if model.get_input_embeddings().weight.requires_grad:
+        return Check("rows", True, detail)
+    remedy = "a stage that trains the language model makes something of them"
+    if {VISION_START, VISION_END}.issuperset(drawn):
+        remedy += "; or leave them out with --mm_use_im_start_end false"
+    return Check("rows", True, f"{detail}, and not trained", remedy, warns=True)
 
 
 def _remedy_of_frozen(config: TrainConfig, frozen: Sequence[str], first: str) -> str:

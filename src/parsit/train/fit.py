@@ -29,6 +29,16 @@ def set_device_defaults() -> None:
         keep_freed_memory()
 
 
+def set_tf32(choice: str, device: torch.device) -> None:
+    """Compute products of fp32 numbers in TF32 or not, on a GPU; `auto` and a CPU leave torch as it is set.
+
+    Under bfloat16 hardly a product of fp32 numbers is left; with `--bf16 false` it is all of them.
+    """
+    if choice == "auto" or device.type != "cuda":
+        return
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = choice == "true"
+
+
 class MemoryFullError(ParsitError):
     """The memory of this process's device did not hold a step; of several processes perhaps this one's alone."""
 
@@ -67,6 +77,7 @@ def run(
         ParsitError: a loss or gradient that is not finite.
         KeyboardInterrupt: SIGINT or SIGTERM came; the state was saved first.
     """
+    set_tf32(config.tf32, world.device)
     prepared = prepare(config, world, bars=bars, say=say)
     if world.is_first:
         on_prepared(prepared)

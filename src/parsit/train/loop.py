@@ -48,7 +48,7 @@ from parsit.train.parts import checkpoint_activations, trainable
 from parsit.train.prepare import Prepared
 from parsit.train.rates import StepWork, mfu, peak_flops_of
 from parsit.train.readings import ReadSamples
-from parsit.train.resume import changed_schedule
+from parsit.train.resume import best_so_far, changed_schedule
 from parsit.train.strategies import choose
 from parsit.train.trackers import tracker
 from parsit.types import InputError, ParsitError
@@ -107,6 +107,7 @@ def train(prepared: Prepared, on_step: OnStep = lambda run, step: None) -> Train
         run.left_out.begin(state.step, log.say, run.world.is_first)
         if prepared.checkpoint and (jump := changed_schedule(config, prepared.checkpoint, run.plan, state.step)):
             log.say(jump)
+        state = best_so_far(state, config, run.validation, log.say)
         on_step(run, state.step)
         batches = run.training_batches(state.step)
         for step in range(state.step, run.total_steps):

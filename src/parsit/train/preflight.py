@@ -15,10 +15,12 @@ import torch
 from parsit.config import TrainConfig
 from parsit.data.dataset import DataSet
 from parsit.model import ParsitForConditionalGeneration
+from parsit.processing.chat import IMAGE_TOKEN
 from parsit.processing.processor import Features, ParsitProcessor
 from parsit.train.batches import validation_batches
 from parsit.train.checks import (
     Check,
+    check_added_tokens,
     check_device,
     check_disk,
     check_groups,
@@ -60,6 +62,10 @@ def preflight(prepared: Prepared, world: World | None = None, max_memory_gb: flo
     checks += [check_vocabulary(model, processor), parts]
     if parts.ok:
         checks += [check_origin(model, config, prepared.drawn)]
+        # The image token's own row is never looked up, and of a decoder that was drawn all rows are alike.
+        added = [token for token in processor.added_tokens if token != IMAGE_TOKEN]
+        if added and "language_model" not in prepared.drawn:
+            checks += [check_added_tokens(model, added)]
         checks += [check_groups(groups_of_run(model, config)), check_disk(model, config)]
     try:
         looked_at = look_at(training, processor, config.seed)

@@ -28,8 +28,8 @@ from parsit.config import (
     zero_settings,
 )
 from parsit.data.dataset import DataLimits, DataSet, open_data
-from parsit.data.sources import read_sources
-from parsit.files import whole_folder
+from parsit.data.sources import files_read, read_sources
+from parsit.files import refuse_inputs, whole_folder
 from parsit.model import ParsitForConditionalGeneration
 from parsit.model.adapter_files import BaseModel, base_of, is_adapter_folder, load_with_adapters
 from parsit.model.adapters import AdapterSettings, add_adapters
@@ -42,7 +42,7 @@ from parsit.train.hand_over import read_once
 from parsit.train.parts import PartReport
 from parsit.train.places import parsit_folder, projector_place
 from parsit.train.readings import ReadSamples, sampler
-from parsit.train.resume import checkpoint_to_resume
+from parsit.train.resume import SET_ASIDE_FILE, checkpoint_to_resume, require_apart
 from parsit.train.stages import write_stages
 from parsit.train.strategies.base import wants_bf16
 from parsit.train.world import World, data_size
@@ -147,7 +147,7 @@ def prepare(
         validation = _data_set(config.eval_data, config, processor, "validation", world, bars, say)
     if world.is_first and not dry:
         Path(str(config.output_dir)).mkdir(parents=True, exist_ok=True)
-        training.write_findings(Path(str(config.output_dir)) / "set_aside.jsonl")
+        training.write_findings(Path(str(config.output_dir)) / SET_ASIDE_FILE)
         if checkpoint is None:
             write_stages(config, architecture, start, training, validation)
     started, base = _start_and_base(config, architecture, processor, start, checkpoint is not None, world, dry)
@@ -200,11 +200,12 @@ def _data_set(
     """What is trained or validated on. The first process makes the index; the others then open it."""
     tiles = config.max_tiles_per_pack if config.packing else 0
     limits = DataLimits(config.model_max_length, config.over_long, tiles, config.max_bad_fraction)
-    aside = Path(config.output_dir) / "set_aside.jsonl" if what == "training" and config.output_dir else None
+    aside = Path(config.output_dir) / SET_ASIDE_FILE if what == "training" and config.output_dir else None
     mine: list[DataSet] = []
 
     def opened(advance: Advance | None = None) -> DataSet:
         sources = read_sources(paths, config.image_folder)
+        require_apart(Path(str(config.output_dir)), files_read(paths, sources))
         return open_data(
             sources,
             processor,
@@ -376,6 +377,7 @@ def _write_base(
     folder = start
     if folder is None or config.pretrain_mm_mlp_adapter:
         folder = Path(str(config.output_dir)) / "base"
+        refuse_inputs(folder, [start] if start else [], "--output_dir")
 
         def write() -> None:
             with whole_folder(folder, replaces=True) as draft:

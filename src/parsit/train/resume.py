@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,20 @@ from typing import Any
 import yaml
 
 from parsit.config import MULTIMODAL_FLAGS, PROCESSING_FLAGS, TrainConfig
+from parsit.data.dataset import DataSet
 from parsit.data.plan import Plan
-from parsit.files.run_folder import find_newest, list_checkpoints, require_good
-from parsit.train.batches import num_steps
+from parsit.files import refuse_inputs
+from parsit.files.run_folder import BEST_FILE, find_newest, list_checkpoints, require_good
+from parsit.train.batches import num_steps, validation_digest
+from parsit.train.checkpoint import TrainState
+from parsit.train.left_out import LEFT_OUT_FILE
+from parsit.train.metrics import METRICS_FILE
 from parsit.train.optimizer import learning_rate_factor
+from parsit.train.trackers.common import MEMORY_FILE
 from parsit.types import InputError, UsageError
 
+SET_ASIDE_FILE = "set_aside.jsonl"
+Say = Callable[[str], None]
 # What the weights are, and how their optimizer state is kept: these may not change on resume.
 FIXED_ON_RESUME = ("architecture", "mm_tunable_parts", "mm_tunable_vision_layers", "glyph_loss_weight")
 FIXED_ON_RESUME += ("lora_enable", "lora_r", "lora_alpha", "use_dora", "lora_targets_language", "lora_targets_vision")
@@ -25,7 +33,7 @@ SCHEDULE = ("max_steps", "num_train_epochs", "learning_rate", "lr_scheduler_type
 SCHEDULE += ("min_lr_ratio",)
 
 
-def checkpoint_to_resume(config: TrainConfig, say: Callable[[str], None]) -> Path | None:
+def checkpoint_to_resume(config: TrainConfig, say: Say) -> Path | None:
     """The verified checkpoint that the run goes on from; None: it begins.
 
     Args:
@@ -50,6 +58,21 @@ def checkpoint_to_resume(config: TrainConfig, say: Callable[[str], None]) -> Pat
     if checkpoint is not None:
         _require_same_settings(config, checkpoint)
     return checkpoint
+
+
+def require_apart(output_dir: Path, inputs: Iterable[Path]) -> None:
+    """Refuse data that lie where the run writes its own files.
+
+    Args:
+        output_dir: the run's folder.
+        inputs: the files that are read.
+
+    Raises:
+        UsageError: the first such file.
+    """
+    inputs = list(inputs)
+    for name in (METRICS_FILE, SET_ASIDE_FILE, LEFT_OUT_FILE, BEST_FILE, MEMORY_FILE):
+        refuse_inputs(output_dir / name, inputs, "--output_dir")
 
 
 def changed_schedule(config: TrainConfig, checkpoint: Path, plan: Plan, step: int) -> str:
@@ -77,6 +100,27 @@ def changed_schedule(config: TrainConfig, checkpoint: Path, plan: Plan, step: in
         f"warning: {steps}at step {step} the learning rate goes on at {rates[1]:.1e}, not at {rates[0]:.1e}; "
         "for a rate that only falls, begin a new --output_dir with --model_name_or_path"
     )
+
+
+def best_so_far(state: TrainState, config: TrainConfig, validation: DataSet | None, say: Say) -> TrainState:
+    """The state of a run with the best of its validations, which is forgotten where they were made on other samples.
+
+    Args:
+        state: where the run stands.
+        config: the run's configuration now.
+        validation: what the run validates on from now on; None: nothing, and the best stays the best.
+        say: told a line at a time.
+    """
+    if validation is None:
+        return state
+    digest = validation_digest(config, validation)
+    if state.best_step is None or state.validated_on in ("", digest):
+        return replace(state, validated_on=digest)
+    say(
+        f"warning: --eval_data or --max_eval_samples has changed: the validation loss {state.best_eval_loss:.4f} of "
+        f"step {state.best_step} does not compare with what comes, and the best checkpoint is chosen anew"
+    )
+    return replace(state, validated_on=digest, best_eval_loss=None, best_step=None)
 
 
 def _require_same_settings(config: TrainConfig, checkpoint: Path) -> None:

@@ -20,12 +20,13 @@ from parsit.synth.from_pdf.gate import (
     JUDGED_DPI,
     SCANNED_IMAGE_SHARE,
     Judged,
+    judge_order,
     judge_picture,
     judge_scan,
     judge_text,
     judge_words,
 )
-from parsit.synth.from_pdf.order import reading_order
+from parsit.synth.from_pdf.order import jumps, reading_order
 from parsit.synth.from_pdf.pdf import Chars, Flags, LayoutPdf, PageLayout, turn_picture, upright
 from parsit.synth.from_pdf.settings import FromPdfSettings
 from parsit.synth.from_pdf.text import SOFT_HYPHEN, Paragraph, lines_of, paragraphs_of, written
@@ -138,10 +139,13 @@ def _page(
     drawn, _ = pdf.render(number, dpi=dpi, max_pixels=limits.max_page_pixels)
     image = turn_picture(drawn, quarters)
     words = words_of(chars, chars.printed & ~is_turned, image.size)
+    blocks = reading_order(pieces_of(words), image.height)
     quality *= judged.quality * judge_words([word.text for word in words])
+    if not quarters:  # PDFium tells of lines that run upwards in an order of its own
+        quality *= judge_order(jumps(blocks), len(words))
     if quality < settings.min_quality:
         raise DataFault("page-low-quality", f"a quality of {quality:.3f}, less than {settings.min_quality:g}")
-    paragraphs = paragraphs_of(reading_order(pieces_of(words), image.height))
+    paragraphs = paragraphs_of(blocks)
     paragraphs += [[[text]] for text in _turned_texts(chars, is_turned)]
     path = f"images/{source.split}/{source.digest[:2]}/{source.digest[:16]}-{number:05}.png"
     write_image(folder, path, _png(image))

@@ -7,6 +7,7 @@ page's quality is the product of (1 - share) over all checks.
 from __future__ import annotations
 
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from PIL import Image
 
 from parsit.data.faults import DataFault
 from parsit.parse.ink import ink_mask, on_rules
+from parsit.synth.from_pdf.accents import LONE_ACCENTS
 from parsit.synth.from_pdf.pdf import Chars, Flags, Floats, PageLayout
 
 MIN_CHARS = 20
@@ -30,6 +32,10 @@ MAX_INK_OUTSIDE = 0.03  # of the ink: pages of text have up to 0.010, those with
 JUDGED_DPI = 100  # at which ink is looked at: a dash is faint at 60, and what is a rule depends on its length in pixels
 RULE_LENGTH = 20  # pixels, 5 mm: longer straight runs are the edges of cells and boxes
 BOX_MARGIN = 2  # pixels around a character's box that its ink may take
+MAX_OVERLAPPING = 0.002
+OVERLAP = 0.5  # of the smaller character's box: what two characters that lie on each other share
+DRAWN_APART = 4  # characters: what is drawn so closely together belongs together (the letters of a logo, a root)
+MAX_JUMPS = 2  # a header or a cell of several lines has up to two, a fraction three
 MAX_BROKEN_WORDS = 0.4
 MIN_WORDS = 15  # fewer say nothing about spacing
 LONG_WORD = 30  # letters: no word, unless spaces are missing
@@ -95,6 +101,18 @@ def judge_words(words: Sequence[str]) -> float:
     return 1 - _checked("page-broken-spacing", share, MAX_BROKEN_WORDS, detail)
 
 
+def judge_order(jumps: int, words: int) -> float:
+    """The quality of an order in which so many words do not follow each other as they were drawn.
+
+    Raises:
+        DataFault: so many that parts of the page are interleaved (fractions, diagrams, notes in the margin).
+    """
+    if jumps > MAX_JUMPS:
+        detail = f"in {jumps} places the file draws other words between two that stand side by side"
+        raise DataFault("page-order-unsure", detail)
+    return 1 - jumps / max(1, words)
+
+
 def judge_scan(chars: Chars, chosen: Flags, image: Image.Image) -> float:
     """How much of a text layer has ink in a scan, which it fits only roughly. Raises `DataFault`."""
     grey = np.asarray(image.convert("L"), np.int16)
@@ -113,16 +131,18 @@ def judge_picture(chars: Chars, chosen: Flags, drawn: Image.Image, background: I
             its colour, something on top of it, a layer that is off.
 
     Raises:
-        DataFault: too much text that is not seen, or too much ink that is no text of the layer.
+        DataFault: too much text that is not seen or lies on other text, or too much ink that is no text of the layer.
     """
     contrast = np.abs(np.asarray(drawn, np.int16) - np.asarray(background, np.int16)).max(axis=2)
     seen = chosen.copy()
     peaks = [under.max(initial=0) for under in _under(contrast, chars.tight[chosen], 0)]
     seen[chosen] = np.array(peaks) >= MIN_CONTRAST
+    on_others = _checked("page-text-overlaps", _overlapping(chars, seen), MAX_OVERLAPPING, "of the characters overlap")
     # Soft hyphens, joiners and the like have no ink wherever they do what they are for.
     is_printing = np.array([unicodedata.category(text[0]) != "Cf" for text in chars.text], bool)
     quality = 1 - _checked_unseen(~seen[chosen & is_printing])
     share = ink_outside(chars, seen, drawn, background)
+    quality *= 1 - on_others
     return quality * (1 - _checked("page-ink-without-text", share, MAX_INK_OUTSIDE, "of the ink is no text")), seen
 
 
@@ -158,9 +178,11 @@ def _checked(code: str, share: float, limit: float, detail: str) -> float:
 
 
 def _is_broken(text: str) -> bool:
-    """No character at all, a private one, or a control character that is no white space."""
+    """No character at all, a private one, a control character but white space, or an accent without its letter."""
     if text.isspace():
         return False
+    if text in LONE_ACCENTS:
+        return True
     return text == "\ufffd" or unicodedata.category(text[0]) in ("Cc", "Cs", "Co", "Cn")
 
 
@@ -181,3 +203,32 @@ def _doubled(chars: Chars, chosen: Flags) -> float:
         places = np.floor(chars.origin[chosen] / cells + shift).astype(int).tolist()
         most = max(most, len(texts) - len({(text, x, y) for text, (x, y) in zip(texts, places, strict=True)}))
     return most / len(texts) if texts else 0.0
+
+
+def _overlapping(chars: Chars, chosen: Flags) -> float:
+    """The share of characters that lie on another one which was drawn elsewhere in the text.
+
+    One of the two cannot be read, whether it was hidden so or not; the ink does not say which.
+    """
+    where = np.flatnonzero(chosen).tolist()
+    boxes = chars.tight[chosen]
+    sizes = np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-9)
+    cells = np.floor((boxes[:, :2] + boxes[:, 2:]) / 2 / np.median(sizes, axis=0)).astype(int) if where else boxes
+    in_cell = defaultdict[tuple[int, int], list[int]](list)
+    for number, (x, y) in enumerate(cells.tolist()):
+        in_cell[x, y].append(number)
+    around = [(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)]
+    places, areas = boxes.tolist(), sizes.prod(axis=1).tolist()
+    found: set[int] = set()
+    for number, (x, y) in enumerate(cells.tolist()):
+        for other in (one for dx, dy in around for one in in_cell.get((x + dx, y + dy), ())):
+            if other <= number + DRAWN_APART or chars.text[where[number]] == chars.text[where[other]]:
+                continue
+            if _shared_area(places[number], places[other]) > OVERLAP * min(areas[number], areas[other]):
+                found |= {number, other}
+    return len(found) / max(1, len(where))
+
+
+def _shared_area(one: Sequence[float], other: Sequence[float]) -> float:
+    width, height = (min(one[axis + 2], other[axis + 2]) - max(one[axis], other[axis]) for axis in (0, 1))
+    return max(0.0, width) * max(0.0, height)

@@ -56,6 +56,17 @@ def reading_order(pieces: Sequence[TextRun], page_height: float) -> list[TextBlo
     return [*([TextBlock(head)] if head else []), *_blocks(middle, height), *([TextBlock(foot)] if foot else [])]
 
 
+def jumps(blocks: Sequence[TextBlock]) -> int:
+    """How often two words follow each other inside a block although the file draws others between them.
+
+    Place and drawing order are two witnesses of the order of reading. Where they differ inside a block, the block is
+    several that are interleaved: a fraction and its line, two diagrams, a table and a note beside it.
+    """
+    runs = [[run for row in block.rows for run in row] for block in blocks]
+    between = sum(before.last + 1 != after.number for block in runs for before, after in pairwise(block))
+    return between + sum(run.jumps for block in runs for run in block)
+
+
 def _strips(pieces: Sequence[TextRun]) -> list[list[TextRun]]:
     """Pieces whose bodies overlap in height, from top to bottom."""
     strips: list[list[TextRun]] = []

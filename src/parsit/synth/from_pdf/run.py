@@ -40,12 +40,13 @@ class PdfCounts:
 
 
 def pdfs_in(folder: Path) -> list[Path]:
-    """The PDFs below a folder, by name.
+    """The PDFs below a folder, by name; what a Mac writes beside each (`._NAME`) is none.
 
     Raises:
         InputError: there is none.
     """
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".pdf" and path.is_file())
+    named = (path for path in folder.rglob("*") if path.suffix.lower() == ".pdf" and not path.name.startswith("._"))
+    found = sorted(path for path in named if path.is_file())
     if not found:
         raise InputError(f"{folder}: no PDF in it or in its folders")
     return found

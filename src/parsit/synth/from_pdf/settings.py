@@ -70,5 +70,7 @@ class FromPdfSettings:
         for wrong, message in problems:
             if wrong:
                 raise UsageError(message)
+        if self.folder.is_file():
+            raise InputError(f"{self.folder}: is a file; name the folder that it lies in")
         if not self.folder.is_dir():
             raise InputError(f"{self.folder}: no such folder")

@@ -20,7 +20,8 @@ BODY, FOOT = 0.6, 0.15  # what a line takes up above and below its baseline; les
 class TextRun:
     """A word, or words side by side: text, place in pixels, baseline and height of the font.
 
-    `first` is the width of its first word; `number` and `last` are its first and last word's numbers in drawing order.
+    `first` is the width of its first word; `number` and `last` are its first and last word's numbers in drawing order;
+    `jumps` says how often the next word on the line is not the next one that was drawn.
     """
 
     text: str
@@ -31,6 +32,7 @@ class TextRun:
     first: float
     number: int
     last: int
+    jumps: int = 0
 
     @property
     def y0(self) -> float:
@@ -97,4 +99,5 @@ def _joined(piece: TextRun, after: TextRun, between: str) -> TextRun:
     first = piece.first if between or " " in piece.text else x1 - piece.x0
     text = f"{piece.text}{between}{after.text}"
     last = after.last if between else piece.last
-    return TextRun(text, min(piece.x0, after.x0), x1, higher.base, higher.height, first, piece.number, last)
+    jumps = piece.jumps + after.jumps + (after.number != piece.last + 1 if between else 0)
+    return TextRun(text, min(piece.x0, after.x0), x1, higher.base, higher.height, first, piece.number, last, jumps)

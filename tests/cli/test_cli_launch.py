@@ -1,0 +1,37 @@
+"""The last word of processes that end together: one of them says why, however late another asks."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+
+from parsit.cli.launch import LastWord
+from parsit.train.world import World
+
+# A process that keeps the store at which the others met, until it is told to go.
+KEEPER = """
+import sys
+from torch.distributed import TCPStore
+store = TCPStore("127.0.0.1", int(sys.argv[1]), is_master=True, wait_for_workers=False)
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_who_asks_after_the_first_process_has_gone_has_not_the_last_word(monkeypatch):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", port)
+    with subprocess.Popen(
+        [sys.executable, "-c", KEEPER, port], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as keeper:
+        assert keeper.stdout is not None
+        assert keeper.stdout.readline() == "ready\n"
+        words = [LastWord(World(rank=rank, local_rank=rank, size=3)) for rank in (1, 2)]
+        assert words[0].is_mine()
+        assert not words[0].is_mine()
+        keeper.communicate("\n")
+    assert not words[1].is_mine()
