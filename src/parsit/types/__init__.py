@@ -5,10 +5,13 @@ Nothing here imports torch, transformers or Pillow, so `parsit --help` and data 
 
 from parsit.types.document import Document, Page
 from parsit.types.errors import InputError, ParsitError, UsageError
-from parsit.types.generation import Generation
+from parsit.types.generation import GREEDY, Confidence, Delta, Generation, Sampling, TokenScore
 from parsit.types.sample import FileSlice, GlyphBox, ImageRef, Role, Sample, Turn
 
 __all__ = [
+    "GREEDY",
+    "Confidence",
+    "Delta",
     "Document",
     "FileSlice",
     "Generation",
@@ -19,6 +22,8 @@ __all__ = [
     "ParsitError",
     "Role",
     "Sample",
+    "Sampling",
+    "TokenScore",
     "Turn",
     "UsageError",
 ]
