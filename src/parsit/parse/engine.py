@@ -1,7 +1,6 @@
 """`ModelEngine`: prompts with images in, generations out. Knows no document and no file format.
 
-What a reader, a command or a server needs of a model is `Engine`; whatever answers by it can stand in the place of the
-model at hand.
+It is an `Engine` as `parsit.parse.reader` asks for; whatever answers in the same way can stand in its place.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
 
 import torch
 
@@ -19,44 +17,11 @@ from parsit.files.run_folder import find_model
 from parsit.model import ParsitForConditionalGeneration
 from parsit.parse.answer_text import AnswerText
 from parsit.parse.grammar import Grammars
+from parsit.parse.reader import OnDelta
 from parsit.parse.rows import Row, RowBatch
 from parsit.processing.collate import collate
 from parsit.processing.processor import ParsitProcessor
 from parsit.types import GREEDY, Delta, Generation, Sample, Sampling, Turn, UsageError
-
-# Called with the place of a conversation among those given, and what one step adds to its answer.
-OnDelta = Callable[[int, Delta], None]
-DType = Literal["auto", "float32", "bfloat16"]
-
-
-class Engine(Protocol):
-    """What answers conversations that show images: a model at hand, or one elsewhere."""
-
-    @property
-    def batch_size(self) -> int:
-        """How many conversations are best given to `generate` at a time."""
-        ...
-
-    @property
-    def read_prompt(self) -> str:
-        """What to say, after the image, to have it read."""
-        ...
-
-    @property
-    def reading_unit(self) -> str:
-        """What one image held when the model learnt to read: `page` or `line`."""
-        ...
-
-    def generate(
-        self,
-        conversations: Sequence[tuple[Turn, ...]],
-        *,
-        max_new_tokens: int,
-        sampling: Sampling = GREEDY,
-        on_delta: OnDelta | None = None,
-    ) -> list[Generation]:
-        """The model's next turn in each conversation, in order; `on_delta` is called as tokens come."""
-        ...
 
 
 class ModelEngine:

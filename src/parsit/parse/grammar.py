@@ -1,7 +1,7 @@
 """Answers in the form of a JSON schema, by xgrammar: before each token, what may not come is ruled out.
 
-No white space is allowed where JSON does not need it: small models would write it for ever. Special tokens are ruled out
-too, except the end of the turn; xgrammar would take their names for text inside a string. Schemas are compiled in a
+No white space is allowed where JSON does not need it: small models would write it for ever. Special tokens are ruled
+out too, except the end of the turn; xgrammar would take their names for text inside a string. Schemas are compiled in a
 process of their own (`grammar_worker`), since they may come from anywhere and some never end; that costs some seconds
 for the first one, and what has been compiled is kept.
 """

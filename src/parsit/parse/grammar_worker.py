@@ -1,8 +1,9 @@
 """The process that compiles JSON schemas: a script of its own, started by `parsit.parse.grammar` and never imported.
 
 xgrammar reads schemas in C++, and some keep it busy for minutes (an object of 1,500 properties, 300 texts of a million
-characters each); here that ends this process and not the caller's. The first line on stdin is the tokenizer, each further one a schema;
-each is answered by one line of JSON. Without a request for a while the process ends: it holds torch in memory.
+characters each); here that ends this process and not the caller's. The first line on stdin is the tokenizer, each
+further one a schema; each is answered by one line of JSON. Without a request for a while the process ends: it holds
+torch in memory.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 Nothing here imports torch, transformers or Pillow, so `parsit --help` and data tools stay light.
 """
 
-from parsit.types.document import Document, Page
+from parsit.types.document import Document, Line, Page
 from parsit.types.errors import InputError, ParsitError, UsageError
-from parsit.types.generation import GREEDY, Confidence, Delta, Generation, Sampling, TokenScore
+from parsit.types.generation import GREEDY, Confidence, Delta, Generation, Sampling, TokenScore, joined_confidence
 from parsit.types.sample import FileSlice, GlyphBox, ImageRef, Role, Sample, Turn
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "GlyphBox",
     "ImageRef",
     "InputError",
+    "Line",
     "Page",
     "ParsitError",
     "Role",
@@ -26,4 +27,5 @@ __all__ = [
     "TokenScore",
     "Turn",
     "UsageError",
+    "joined_confidence",
 ]

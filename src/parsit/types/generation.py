@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -69,3 +70,13 @@ class Generation:
     flags: tuple[str, ...] = ()
     confidence: Confidence | None = None
     num_prompt_tokens: int = 0
+
+
+def joined_confidence(generations: Sequence[Generation]) -> Confidence | None:
+    """The confidence in several answers together: the mean over all their tokens, and the lowest of all."""
+    known = [(one.confidence, max(one.num_tokens, 1)) for one in generations if one.confidence]
+    if not known:
+        return None
+    total = sum(count for _, count in known)
+    mean = sum(confidence.mean * count for confidence, count in known) / total
+    return Confidence(mean, min(confidence.lowest for confidence, _ in known))
