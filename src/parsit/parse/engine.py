@@ -23,6 +23,12 @@ from parsit.processing.collate import collate
 from parsit.processing.processor import ParsitProcessor
 from parsit.types import GREEDY, Delta, Generation, Sample, Sampling, Turn, UsageError
 
+# Byte-level tokenizers (Radford et al. 2019) write each byte as a character that can be seen: the visible ones of
+# Latin-1 as themselves, the others in their order from U+0100 on.
+_VISIBLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+_OTHERS = [byte for byte in range(256) if byte not in _VISIBLE]
+_BYTE_OF = {chr(byte): byte for byte in _VISIBLE} | {chr(256 + place): byte for place, byte in enumerate(_OTHERS)}
+
 
 class ModelEngine:
     """A model and its processor, ready to generate.
@@ -80,6 +86,17 @@ class ModelEngine:
             matcher = self._grammar().matcher(sampling.schema) if sampling.schema is not None else None
         text = AnswerText(self.processor.tokenizer, sampling.stop)
         return Row(features, max_new_tokens, sampling, text, matcher, on_delta, deadline)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that a token stands for: part of a character, for some."""
+        word = str(self.processor.tokenizer.convert_ids_to_tokens(token) or "")
+        known = _BYTE_OF
+        return bytes(known[c] for c in word) if all(c in known for c in word) else word.encode()
+
+    def close(self) -> None:
+        """End the process that compiles schemas, where there is one."""
+        if self._grammars is not None:
+            self._grammars.close()
 
     def _grammar(self) -> Grammars:
         if self._grammars is None:
@@ -162,13 +179,14 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
-def load_engine(path: str | Path, device: str | None = None, batch_size: int = 8) -> ModelEngine:
+def load_engine(path: str | Path, device: str | None = None, batch_size: int = 8, dtype: str = "auto") -> ModelEngine:
     """The engine of a model's folder, or of a run's folder (its best checkpoint).
 
     Args:
         path: the folder.
         device: `cpu`, `cuda`, …; None: the GPU where there is one.
         batch_size: prompts that go through the model together.
+        dtype: `float32`, `bfloat16` or `auto`: bfloat16 on a GPU, float32 on a CPU.
 
     Raises:
         InputError: no model there, or one that cannot be loaded.
@@ -177,7 +195,14 @@ def load_engine(path: str | Path, device: str | None = None, batch_size: int = 8
     folder = find_model(path)
     processor = hf.load_processor(folder)
     target = _device(device)
-    # bf16 halves the memory on a GPU; on a CPU fp32 is as fast, and repeats to the bit.
-    dtype = torch.bfloat16 if target.type == "cuda" else torch.float32
-    model = hf.load_model(folder).to(device=target, dtype=dtype)  # type: ignore[call-arg]  (a wrapper hides its types)
+    model = hf.load_model(folder)
+    model = model.to(device=target, dtype=_dtype(dtype, target))  # type: ignore[call-arg]  (a wrapper hides its types)
     return ModelEngine(model, processor, batch_size)
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    """The numbers of the model: as named, or what suits the device."""
+    if name != "auto":
+        return torch.float32 if name == "float32" else torch.bfloat16
+    # bf16 halves the memory on a GPU; on a CPU fp32 is as fast, and repeats to the bit.
+    return torch.bfloat16 if device.type == "cuda" else torch.float32

@@ -57,6 +57,7 @@ class Row:
         matcher: holds the answer to a schema.
         on_delta: called with every token, in the thread that steps.
         deadline: `time.monotonic()` at which the answer is stopped.
+        is_bulk: one of many; see `RowBatch`.
     """
 
     features: Features | None
@@ -66,6 +67,7 @@ class Row:
     matcher: Matcher | None = None
     on_delta: Callable[[Delta], None] | None = None
     deadline: float = math.inf
+    is_bulk: bool = False
     is_cancelled: bool = False
     result: Generation | None = None
     num_prompt_tokens: int = 0
@@ -73,6 +75,10 @@ class Row:
     logprobs: list[float] = field(default_factory=list)
     cache: RowCache = field(default_factory=RowCache)
     generator: torch.Generator | None = None
+
+    def __post_init__(self) -> None:
+        if self.sampling.temperature > 0:
+            self.generator = torch.Generator(device="cpu").manual_seed(self.sampling.seed)
 
     def finish(self, flags: tuple[str, ...]) -> None:
         """Close the answer and let its memory go."""
@@ -89,6 +95,9 @@ class Row:
 
 class RowBatch:
     """Rows that wait and rows that are being written, on one model. Not thread-safe: one thread steps.
+
+    Rows begin in the order in which they came, but bulk rows never take the last quarter of the places: who asks one
+    question does not wait for the pages of a long document.
 
     Args:
         model: the model, on its device.
@@ -107,12 +116,14 @@ class RowBatch:
         Raises:
             InputError: its prompt leaves no room in the model's context.
         """
+        self.check(row)
+        self.waiting.append(row)
+
+    def check(self, row: Row) -> None:
+        """See to it that a row ends where the model's context does; any thread may ask. Raises as `add`."""
         assert row.features is not None
         row.num_prompt_tokens = len(row.features.input_ids)
         row.max_new_tokens = min(row.max_new_tokens, self.room(row.num_prompt_tokens))
-        if row.sampling.temperature > 0:
-            row.generator = torch.Generator(device="cpu").manual_seed(row.sampling.seed)
-        self.waiting.append(row)
 
     def room(self, prompt_length: int) -> int:
         """How many tokens the model's context leaves behind a prompt. Raises `InputError` if that is none."""
@@ -152,11 +163,17 @@ class RowBatch:
         """The rows that begin in this step."""
         new: list[Row] = []
         num_tokens = 0
-        while self.waiting and len(self.active) + len(new) < self.max_rows:
-            num_tokens += self.waiting[0].num_prompt_tokens
-            if new and num_tokens > PROMPT_TOKENS_A_STEP:
+        free = self.max_rows - len(self.active)
+        free_for_bulk = self.max_rows - self.max_rows // 4 - sum(row.is_bulk for row in self.active)
+        for row in tuple(self.waiting):
+            if len(new) == free or (new and num_tokens + row.num_prompt_tokens > PROMPT_TOKENS_A_STEP):
                 break
-            new.append(self.waiting.popleft())
+            if row.is_bulk and free_for_bulk <= 0:
+                continue
+            free_for_bulk -= row.is_bulk
+            num_tokens += row.num_prompt_tokens
+            new.append(row)
+            self.waiting.remove(row)
         return new
 
     def _scores(self, written: Sequence[Row], new: Sequence[Row]) -> torch.Tensor:
