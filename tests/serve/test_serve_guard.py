@@ -66,7 +66,8 @@ def test_a_body_is_limited_whether_its_length_is_told_or_not(served):
 
 def test_a_body_that_stops_coming_is_given_up(start):
     with start(body_seconds=0.2) as served, socket.create_connection(("127.0.0.1", served.port)) as connection:
-        connection.sendall(b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nhalf")
+        head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" % CHAT.encode()
+        connection.sendall(head + b"Content-Length: 100\r\n\r\nhalf")
         answer = b"".join(iter(lambda: connection.recv(4096), b""))
         assert answer.startswith(b"HTTP/1.1 408")
         assert b"stopped coming for 0.2 s" in answer

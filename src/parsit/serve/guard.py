@@ -8,6 +8,7 @@ there is one, must be the server itself. There are no CORS headers at all.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 from typing import NoReturn
 from urllib.parse import urlsplit
@@ -55,10 +56,8 @@ class Guard:
             if body.error is None:  # else the app would answer that it cannot read the body
                 await send(message)
 
-        try:
+        with contextlib.suppress(_BodyError):
             await self.app(scope, body.receive, watched_send)
-        except _BodyError:
-            pass
         if body.error is not None:
             await response_of(body.error)(scope, receive, send)
 
