@@ -21,7 +21,7 @@ from parsit.parse.reader import OnDelta
 from parsit.parse.rows import Row, RowBatch
 from parsit.processing.collate import collate
 from parsit.processing.processor import ParsitProcessor
-from parsit.types import GREEDY, Delta, Generation, Sample, Sampling, Turn, UsageError
+from parsit.types import GREEDY, Delta, Generation, InputError, Sample, Sampling, Turn, UsageError
 
 # Byte-level tokenizers (Radford et al. 2019) write each byte as a character that can be seen: the visible ones of
 # Latin-1 as themselves, the others in their order from U+0100 on.
@@ -79,8 +79,10 @@ class ModelEngine:
             deadline: `time.monotonic()` at which the answer is stopped.
 
         Raises:
-            InputError: an image that cannot be read, or a schema that cannot be followed.
+            InputError: an image that cannot be read, half a character in a text, or a schema that cannot be followed.
         """
+        for turn in turns:
+            _check_characters(turn.text)
         with self._encoding:
             features = self.processor.encode(turns, add_generation_prompt=True)
             matcher = self._grammar().matcher(sampling.schema) if sampling.schema is not None else None
@@ -156,6 +158,14 @@ class ModelEngine:
             loss = self.model(**batch.model_inputs(), num_items_in_batch=1).loss
             scores.append((float(loss), features.num_supervised))
         return scores
+
+
+def _check_characters(text: str) -> None:
+    """Refuse what UTF-8 cannot say: JSON's `\\ud800`, or bytes of a command line that are no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"the text has half a character at {error.start} (a lone surrogate)") from error
 
 
 def _at(place: int, on_delta: OnDelta) -> Callable[[Delta], None]:

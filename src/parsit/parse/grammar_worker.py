@@ -25,6 +25,8 @@ def compile_schema(compiler: Any, bitmask: Any, schema: str) -> dict[str, str]:
     try:
         compiled = compiler.compile_json_schema(schema, any_whitespace=False)
         xgrammar.GrammarMatcher(compiled).fill_next_token_bitmask(bitmask)
+        if not bitmask.any():
+            return {"error": "no answer would follow it"}
         return {"grammar": compiled.serialize_json()}
     except Exception as error:  # RuntimeErrors and, by version, classes of its own
         return {"error": PLACE.sub("", " ".join(str(error).split()))}

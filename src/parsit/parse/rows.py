@@ -229,6 +229,9 @@ class RowBatch:
             top = _top(own_V, total, row.sampling.top_logprobs)
             if row.matcher:
                 row.matcher.allow(scores_V)
+                if scores_V.max() == -torch.inf:  # a schema that leads nowhere from here
+                    row.finish(("truncated",))
+                    continue
             token = _draw(scores_V, row.sampling, row.generator)
             self._advance(row, TokenScore(token, float(own_V[token]) - total, top))
 

@@ -214,9 +214,10 @@ function addBox(sheet, [left, top, right, bottom]) {
 }
 
 function light(text, rect) {
-  for (const [on, off, from] of [["mouseenter", "mouseleave", text], ["mouseenter", "mouseleave", rect]]) {
-    from.addEventListener(on, () => [text, rect].forEach((one) => one.classList.add("lit")));
-    from.addEventListener(off, () => [text, rect].forEach((one) => one.classList.remove("lit")));
+  const both = [text, rect];
+  for (const one of both) {
+    one.addEventListener("mouseenter", () => both.forEach((other) => other.classList.add("lit")));
+    one.addEventListener("mouseleave", () => both.forEach((other) => other.classList.remove("lit")));
   }
 }
 
