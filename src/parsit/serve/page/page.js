@@ -2,7 +2,15 @@
 // file or a model is put in as text, never as HTML.
 
 const $ = (id) => document.getElementById(id);
-const NAMES = { retried: "read twice", text_not_drawn: "letters not drawn", no_lines: "no lines found" };
+const NAMES = {
+  truncated: "cut off",
+  looping: "repeated itself and was stopped",
+  stopped: "stopped",
+  retried: "read twice",
+  reduced: "drawn smaller",
+  text_not_drawn: "letters not drawn",
+  no_lines: "no lines found",
+};
 const EXAMPLE = {
   type: "object",
   properties: { date: { type: "string" }, total: { type: "number" } },
