@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from parsit.serve import remote
-from parsit.serve.run import is_loopback
+from parsit.serve.address import is_loopback
 from parsit.types import InputError
 from serve_support import data_url, noise, png, question
 

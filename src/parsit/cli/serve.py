@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
     _require_extra()
 
     from parsit.files.run_folder import find_model
-    from parsit.serve.run import bind, is_loopback
+    from parsit.serve.address import bind, is_loopback
 
     is_local = is_loopback(options.host)
     if not is_local and token is None:

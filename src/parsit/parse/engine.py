@@ -161,7 +161,7 @@ class ModelEngine:
 
 
 def _check_characters(text: str) -> None:
-    """Refuse what UTF-8 cannot say: JSON's `\\ud800`, or bytes of a command line that are no text."""
+    """Refuse what UTF-8 cannot say: half of a pair in JSON, or bytes of a command line that are no text."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

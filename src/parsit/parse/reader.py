@@ -234,9 +234,10 @@ def _generate(
     """
 
     def attempt(places: Sequence[int], sampling: Sampling, number: int) -> list[Generation]:
-        listen: OnDelta | None = None
-        if on_delta is not None:
-            listen = lambda place, delta: on_delta(places[place], number, delta)  # noqa: E731
+        def listen(place: int, delta: Delta) -> None:
+            if on_delta is not None:
+                on_delta(places[place], number, delta)
+
         chosen = [conversations[place] for place in places]
         found = engine.generate(chosen, max_new_tokens=max_new_tokens, sampling=sampling, on_delta=listen)
         assert len(found) == len(chosen), f"the engine gave {len(found)} answers to {len(chosen)} conversations"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
@@ -13,7 +15,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        own = {"registry": self.registry}
+        own: dict[str, Any] = {"registry": self.registry}
         self.requests = Counter("parsit_requests", "Requests by route and status", ["route", "status"], **own)
         self.tokens = Counter("parsit_tokens", "Tokens, of prompts and of answers", ["kind"], **own)
         self.ends = Counter("parsit_answers", "Answers by how they ended", ["end"], **own)

@@ -15,7 +15,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -24,14 +24,14 @@ from PIL import Image
 
 from parsit.parse.open_page import Listener, TextDelta
 from parsit.parse.pages import PageImage
-from parsit.parse.reader import Reader, Split
+from parsit.parse.reader import OnDelta, Reader, Split
 from parsit.serve.batcher import Batcher, StoppedError
 from parsit.serve.errors import ServeError
 from parsit.serve.files import TemporaryFile
 from parsit.serve.limits import ServeLimits
 from parsit.serve.metrics import Metrics
 from parsit.serve.sse import event_of
-from parsit.types import Document, Page, ParsitError, Sampling, Turn
+from parsit.types import GREEDY, Document, Generation, Page, ParsitError, Sampling, Turn
 
 log = logging.getLogger("parsit.serve")
 Mode = Literal["wait", "stream", "job"]
@@ -265,12 +265,16 @@ class _OneReading:
         self.reading_unit = self._engine.reading_unit
 
     def generate(
-        self, conversations: Any, *, max_new_tokens: int, sampling: Sampling, on_delta: Any = None
-    ) -> list[Any]:
+        self,
+        conversations: Sequence[tuple[Turn, ...]],
+        *,
+        max_new_tokens: int,
+        sampling: Sampling = GREEDY,
+        on_delta: OnDelta | None = None,
+    ) -> list[Generation]:
         self._reading.check()
-        turns: list[tuple[Turn, ...]] = list(conversations)
         return self._engine.generate(
-            turns,
+            conversations,
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             on_delta=on_delta,
