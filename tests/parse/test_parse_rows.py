@@ -162,6 +162,27 @@ def test_a_row_whose_client_left_or_whose_time_is_up_makes_room(engine):
     assert batch.active == [rows[2], rows[3]]
 
 
+def test_a_model_may_say_the_image_token(engine):
+    ids, _ = reference(engine, question(1), 4)
+    image = engine.processor.chat_tokens.image
+    head = engine.model.get_output_embeddings()
+    weight = head.weight.detach().clone()
+    try:
+        with torch.no_grad():
+            head.weight[image] = head.weight[ids[0]] * 1.0001
+        expected, _ = reference(engine, question(1), 4)
+        row = engine.new_row(question(1), max_new_tokens=4)
+        batch = engine.new_batch()
+        batch.add(row)
+        while not row.result:
+            batch.step()
+    finally:
+        with torch.no_grad():
+            head.weight.copy_(weight)
+    assert image in expected
+    assert row.ids == expected
+
+
 def test_a_prompt_without_room_is_refused_before_it_waits(engine):
     batch = engine.new_batch()
     long = (Turn("user", ("word " * 2000,)),)

@@ -100,9 +100,19 @@ def test_a_step_that_fails_fails_its_rows_and_the_next_ones_are_answered(batcher
     failed = []
     arrived = threading.Event()
     ticket = {"on_delta": explode, "on_done": lambda result: (failed.append(result), arrived.set())}
-    batcher.submit(conversation(1), max_new_tokens=9, **ticket)
+    waiting: list = []
+    answered = threading.Semaphore(0)
+    with batcher._wake:  # all arrive together: four begin, the first one of them explodes, two wait
+        batcher.submit(conversation(1), max_new_tokens=9, **ticket)
+        for _ in range(5):
+            batcher.submit(
+                conversation(2), max_new_tokens=4, on_done=lambda result: (waiting.append(result), answered.release())
+            )
     assert arrived.wait(HANG_S)
     assert isinstance(failed[0], MemoryError)
+    for _ in range(5):
+        assert answered.acquire(timeout=HANG_S)
+    assert [result.text for result in waiting if not isinstance(result, Exception)].count(good) >= 1
     assert batcher.generate([conversation(2)], max_new_tokens=4)[0].text == good
 
 

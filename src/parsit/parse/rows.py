@@ -29,8 +29,9 @@ MIN_REPEATS = 4
 MIN_LOOP_TOKENS = 32
 _CHECK_EVERY = 8
 # Prompts that go through the model in one step, in tokens; a longer one goes alone. Rows that are being written wait
-# for that step, and rows that wait for it get their first token together.
-PROMPT_TOKENS_A_STEP = 2048
+# for that step. A CPU is busy with one prompt already: several at a time would make each wait for all, and since rows
+# that begin together end together, the next ones as well.
+PROMPT_TOKENS_A_STEP = {"cpu": 256, "cuda": 2048}
 
 
 class Matcher(Protocol):
@@ -163,10 +164,11 @@ class RowBatch:
         """The rows that begin in this step."""
         new: list[Row] = []
         num_tokens = 0
+        most = PROMPT_TOKENS_A_STEP.get(self.model.device.type, 2048)
         free = self.max_rows - len(self.active)
         free_for_bulk = self.max_rows - self.max_rows // 4 - sum(row.is_bulk for row in self.active)
         for row in tuple(self.waiting):
-            if len(new) == free or (new and num_tokens + row.num_prompt_tokens > PROMPT_TOKENS_A_STEP):
+            if len(new) == free or (new and num_tokens + row.num_prompt_tokens > most):
                 break
             if row.is_bulk and free_for_bulk <= 0:
                 continue
@@ -209,7 +211,8 @@ class RowBatch:
         parts = []
         if written:
             ids = torch.tensor([[row.ids[-1] for row in written]], device=self.model.device)
-            parts.append(self.model.embed(ids)[0])
+            # Not `embed`: a model may say the image token, which then is a word like any other.
+            parts.append(self.model.get_input_embeddings()(ids))
         if new:
             prompts: list[Features] = [row.features for row in new if row.features]
             batch = collate_packed(prompts, self.processor.chat_tokens.pad).to(self.model.device)

@@ -239,17 +239,20 @@ class Batcher:
             done = self._batch.step()
         except Exception as error:
             log.exception("a step of the batch failed")
-            self._fail(error)
+            self._fail(error, keep=self._batch.waiting)
             return
         for row in done:
             self._tell(self._tickets.pop(row), row.result)
 
-    def _fail(self, error: Exception) -> None:
-        """Give up on all rows."""
-        tickets, self._tickets = list(self._tickets.values()), {}
+    def _fail(self, error: Exception, keep: Sequence[Any] = ()) -> None:
+        """Give up on all rows but those that are kept, which go on in a new batch."""
         self._batch = self._engine.new_batch()
-        for ticket in tickets:
-            self._tell(ticket, error)
+        tickets, self._tickets = self._tickets, {row: self._tickets[row] for row in keep}
+        for row in keep:
+            self._batch.add(row)
+        for row, ticket in tickets.items():
+            if row not in self._tickets:
+                self._tell(ticket, error)
 
     def _tell(self, ticket: RowTicket, result: Generation | Exception) -> None:
         try:
