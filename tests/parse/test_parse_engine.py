@@ -101,3 +101,23 @@ def test_an_answer_ends_where_the_context_does(engine):
     assert (generation.num_tokens, generation.flags) == (3, ("truncated",))
     with pytest.raises(InputError, match=rf"are {context:,} tokens, the model's context has {context:,}: show fewer"):
         engine.generate([lengths[context]], max_new_tokens=20)
+
+
+def test_large_models_are_bf16_where_the_machine_is_made_for_it():
+    from parsit.model.number_format import cpu_has_bf16
+    from parsit.parse.engine import _dtype
+
+    cpu, large = torch.device("cpu"), torch.bfloat16 if cpu_has_bf16() else torch.float32
+    assert _dtype("auto", cpu, 4_000_000) == torch.float32
+    assert _dtype("auto", cpu, 600_000_000) == large
+    assert _dtype("auto", torch.device("cuda"), 4_000_000) == torch.bfloat16
+    assert (_dtype("float32", cpu, 10**9), _dtype("bfloat16", cpu, 1)) == (torch.float32, torch.bfloat16)
+
+
+def test_a_model_in_bf16_answers(engine, tmp_path):
+    engine.model.save_pretrained(tmp_path)
+    engine.processor.save_pretrained(tmp_path)
+    loaded = load_engine(tmp_path, device="cpu", dtype="bfloat16")
+    assert loaded.model.dtype == torch.bfloat16
+    (answer,) = loaded.generate([question(40, 30)], max_new_tokens=3)
+    assert answer.num_tokens == 3

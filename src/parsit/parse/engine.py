@@ -15,6 +15,7 @@ import torch
 from parsit import hf
 from parsit.files.run_folder import find_model
 from parsit.model import ParsitForConditionalGeneration
+from parsit.model.number_format import cpu_has_bf16
 from parsit.parse.answer_text import AnswerText
 from parsit.parse.grammar import Grammars
 from parsit.parse.reader import OnDelta
@@ -23,6 +24,8 @@ from parsit.processing.collate import collate
 from parsit.processing.processor import ParsitProcessor
 from parsit.types import GREEDY, Delta, Generation, InputError, Sample, Sampling, Turn, UsageError
 
+# From this size on a CPU with bf16 units reads faster in bf16 (docs/serving.md); `tiny` does not.
+BF16_PARAMETERS = 100_000_000
 # Byte-level tokenizers (Radford et al. 2019) write each byte as a character that can be seen: the visible ones of
 # Latin-1 as themselves, the others in their order from U+0100 on.
 _VISIBLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
@@ -196,7 +199,7 @@ def load_engine(path: str | Path, device: str | None = None, batch_size: int = 8
         path: the folder.
         device: `cpu`, `cuda`, …; None: the GPU where there is one.
         batch_size: prompts that go through the model together.
-        dtype: `float32`, `bfloat16` or `auto`: bfloat16 on a GPU, float32 on a CPU.
+        dtype: `float32`, `bfloat16` or `auto`: bfloat16 on a GPU, and on a CPU that multiplies it for a large model.
 
     Raises:
         InputError: no model there, or one that cannot be loaded.
@@ -206,13 +209,14 @@ def load_engine(path: str | Path, device: str | None = None, batch_size: int = 8
     processor = hf.load_processor(folder)
     target = _device(device)
     model = hf.load_model(folder)
-    model = model.to(device=target, dtype=_dtype(dtype, target))  # type: ignore[call-arg]  (a wrapper hides its types)
+    model = model.to(device=target, dtype=_dtype(dtype, target, model.num_parameters()))  # type: ignore[call-arg]
     return ModelEngine(model, processor, batch_size)
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
+def _dtype(name: str, device: torch.device, num_parameters: int) -> torch.dtype:
     """The numbers of the model: as named, or what suits the device."""
     if name != "auto":
         return torch.float32 if name == "float32" else torch.bfloat16
-    # bf16 halves the memory on a GPU; on a CPU fp32 is as fast, and repeats to the bit.
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16  # half the memory
+    return torch.bfloat16 if num_parameters >= BF16_PARAMETERS and cpu_has_bf16() else torch.float32
