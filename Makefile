@@ -10,7 +10,7 @@ OLDEST_TRANSFORMERS := 4.53.2
 T ?= tests
 COVERAGE := $(if $(filter tests,$(T)),--cov --cov-report=term:skip-covered)
 
-.PHONY: setup demo test quick test-compat check fix clean help chain bench-train gpu gpu-data bench-memory bench-data fuzz
+.PHONY: setup demo test quick test-page test-compat check fix clean help chain bench-train gpu gpu-data bench-memory bench-data fuzz
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -35,7 +35,7 @@ test: setup  ## run the tests, two at a time; T=tests/model: these alone
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(COVERAGE) $(T)
 
 quick: setup  ## run the tests that are neither slow nor start several processes, without coverage
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m 'not gpu and not slow and not dist' $(T)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m 'not gpu and not browser and not slow and not dist' $(T)
 
 $(COMPAT)/.ready: pyproject.toml constraints.txt
 	test -x $(COMPAT)/bin/python || $(PYTHON) -m venv $(COMPAT)
@@ -44,6 +44,10 @@ $(COMPAT)/.ready: pyproject.toml constraints.txt
 	$(COMPAT)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(COMPAT)/constraints.txt \
 	  'transformers==$(OLDEST_TRANSFORMERS)' --editable '.[dev]'
 	touch $@
+
+test-page: setup  ## the page of `parsit serve` in a real browser: Playwright is installed, a Chromium must be there
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'playwright>=1.50'
+	$(BIN)/python -m pytest -q -m browser tests/serve
 
 test-compat: setup $(COMPAT)/.ready  ## run model, processing and training tests under the oldest and the newest transformers, and load what the other saved
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q tests/model tests/processing tests/data tests/train

@@ -21,7 +21,7 @@ from parsit.types import Generation, ParsitError
 class Engine:
     batch_size, read_prompt, reading_unit = 2, "Read.", "page"
 
-    def generate(self, conversations, *, max_new_tokens):
+    def generate(self, conversations, *, max_new_tokens, **_):
         if DELAY > 60:
             print("reading", file=sys.stderr, flush=True)
         time.sleep(DELAY)

@@ -10,7 +10,8 @@ from PIL import Image
 
 from parsit import hf
 from parsit.files.run_folder import find_model
-from parsit.parse.engine import LoopCriteria, ModelEngine, load_engine, repeats_itself
+from parsit.parse.engine import ModelEngine, load_engine
+from parsit.parse.rows import repeats_itself
 from parsit.types import ImageRef, InputError, Sample, Turn, UsageError
 
 
@@ -37,15 +38,6 @@ def test_an_answer_that_reaches_the_limit_is_flagged_truncated(engine):
     assert generation.num_tokens == 5
 
 
-def test_an_answer_ends_with_its_turn(engine, mini):
-    tokens = engine.processor.chat_tokens
-    text = engine.processor.tokenizer("Total 7", add_special_tokens=False)["input_ids"]
-    finished = engine._finish([*text, tokens.im_end, tokens.pad, tokens.pad], looping=False)
-    assert (finished.text, finished.flags, finished.num_tokens) == ("Total 7", (), len(text))
-    looped = engine._finish([*text, tokens.pad, tokens.pad], looping=True)
-    assert (looped.text, looped.flags) == ("Total 7", ("looping",))
-
-
 @pytest.mark.parametrize(
     ("ids", "loops"),
     [
@@ -59,13 +51,6 @@ def test_an_answer_ends_with_its_turn(engine, mini):
 )
 def test_a_loop_is_one_period_many_times_over_at_the_end(ids, loops):
     assert repeats_itself(ids) is loops
-
-
-def test_only_the_row_that_loops_is_stopped():
-    criteria = LoopCriteria(prompt_length=2, num_rows=2)
-    ids = torch.tensor([[0, 0, *range(10, 50)], [0, 0, *([7] * 40)]])
-    assert criteria(ids, None).tolist() == [False, True]
-    assert criteria.looping == [False, True]
 
 
 def test_a_model_that_repeats_itself_is_stopped_long_before_the_limit(engine):
@@ -98,9 +83,8 @@ def test_a_saved_model_is_loaded_from_its_folder_or_from_a_runs(engine, tmp_path
     (tmp_path / "best.json").write_text(json.dumps({"checkpoint": "checkpoint-9", "eval_loss": 1.0}))
     assert find_model(tmp_path).name == "checkpoint-9"
     loaded = load_engine(tmp_path, device="cpu")
-    assert loaded.generate([question(40, 30)], max_new_tokens=4) == engine.generate(
-        [question(40, 30)], max_new_tokens=4
-    )
+    texts = [one.generate([question(40, 30)], max_new_tokens=4)[0].text for one in (loaded, engine)]
+    assert texts[0] == texts[1]
     for device in ("cuda:7", "abacus"):
         with pytest.raises(UsageError, match=f"device '{device}' cannot be used here"):
             load_engine(tmp_path, device=device)
@@ -117,3 +101,23 @@ def test_an_answer_ends_where_the_context_does(engine):
     assert (generation.num_tokens, generation.flags) == (3, ("truncated",))
     with pytest.raises(InputError, match=rf"are {context:,} tokens, the model's context has {context:,}: show fewer"):
         engine.generate([lengths[context]], max_new_tokens=20)
+
+
+def test_large_models_are_bf16_where_the_machine_is_made_for_it():
+    from parsit.model.number_format import cpu_has_bf16
+    from parsit.parse.engine import _dtype
+
+    cpu, large = torch.device("cpu"), torch.bfloat16 if cpu_has_bf16() else torch.float32
+    assert _dtype("auto", cpu, 4_000_000) == torch.float32
+    assert _dtype("auto", cpu, 600_000_000) == large
+    assert _dtype("auto", torch.device("cuda"), 4_000_000) == torch.bfloat16
+    assert (_dtype("float32", cpu, 10**9), _dtype("bfloat16", cpu, 1)) == (torch.float32, torch.bfloat16)
+
+
+def test_a_model_in_bf16_answers(engine, tmp_path):
+    engine.model.save_pretrained(tmp_path)
+    engine.processor.save_pretrained(tmp_path)
+    loaded = load_engine(tmp_path, device="cpu", dtype="bfloat16")
+    assert loaded.model.dtype == torch.bfloat16
+    (answer,) = loaded.generate([question(40, 30)], max_new_tokens=3)
+    assert answer.num_tokens == 3

@@ -7,9 +7,23 @@ from dataclasses import dataclass, field
 import pytest
 from PIL import Image
 
+from parsit.parse.open_page import Listener
 from parsit.parse.pages import PageError, ReadingLimits
-from parsit.parse.reader import Engine, Reader
-from parsit.types import FileSlice, Generation, InputError, Page, ParsitError, Turn, UsageError
+from parsit.parse.reader import Engine, OnDelta, Reader
+from parsit.types import (
+    GREEDY,
+    Confidence,
+    Delta,
+    FileSlice,
+    Generation,
+    InputError,
+    Page,
+    ParsitError,
+    Sampling,
+    TokenScore,
+    Turn,
+    UsageError,
+)
 from pdf_support import ENDLESS
 
 BAR = b"10 10 40 30 re f"
@@ -26,11 +40,25 @@ class Describing:
     batches: list[list[tuple[Turn, ...]]] = field(default_factory=list)
     limits: list[int] = field(default_factory=list)
 
-    def generate(self, conversations: Sequence[tuple[Turn, ...]], *, max_new_tokens: int) -> list[Generation]:
+    samplings: list[Sampling] = field(default_factory=list)
+
+    def generate(
+        self,
+        conversations: Sequence[tuple[Turn, ...]],
+        *,
+        max_new_tokens: int,
+        sampling: Sampling = GREEDY,
+        on_delta: OnDelta | None = None,
+    ) -> list[Generation]:
+        self.samplings.append(sampling)
         assert len(conversations) <= self.batch_size
         self.batches.append(list(conversations))
         self.limits.append(max_new_tokens)
-        return [self.answer(turn) for (turn,) in conversations]
+        answers = [self.answer(turn) for (turn,) in conversations]
+        for place, answer in enumerate(answers):
+            if on_delta:
+                on_delta(place, Delta(answer.text, TokenScore(0, 0.0)))
+        return answers
 
 
 @pytest.fixture
@@ -106,8 +134,59 @@ def test_a_page_carries_the_flags_of_all_its_lines(typeset):
     path = typeset("#set page(width: 300pt, height: 100pt)\none \\\ntwo \\\nthree")
     flags = iter([("truncated",), (), ("looping", "truncated")])
     engine = Describing(reading_unit="line", answer=lambda turn: Generation("x", 1, next(flags)))
-    [page] = Reader(engine).parse(path).pages
+    [page] = Reader(engine, retry=False).parse(path).pages
     assert page.flags == ("truncated", "looping")
+    assert [line.flags for line in page.lines] == [("truncated",), (), ("looping", "truncated")]
+
+
+def test_what_loops_or_is_cut_is_read_once_more_and_marked(typeset):
+    path = typeset("#set page(width: 300pt, height: 100pt)\none \\\ntwo \\\nthree")
+    readings = iter(
+        [
+            Generation("loops", 9, ("looping",)),
+            Generation("good", 3),
+            Generation("cut", 9, ("truncated",)),
+            Generation("mended", 3),
+            Generation("cut again", 9, ("truncated",)),
+        ]
+    )
+    engine = Describing(batch_size=3, reading_unit="line", answer=lambda turn: next(readings))
+    told = []
+    [page] = Reader(engine).parse(path, listener=Listener(on_text=told.append)).pages
+    assert page.text == "mended\ngood\ncut"
+    assert [line.flags for line in page.lines] == [("retried",), (), ("truncated", "retried")]
+    assert page.flags == ("retried", "truncated")
+    assert [len(batch) for batch in engine.batches] == [3, 2]
+    assert [sampling.temperature > 0 for sampling in engine.samplings] == [False, True]
+    assert [(delta.unit, delta.attempt, delta.text) for delta in told] == [
+        (0, 0, "loops"),
+        (1, 0, "good"),
+        (2, 0, "cut"),
+        (0, 1, "mended"),
+        (2, 1, "cut again"),
+    ]
+
+
+def test_lines_have_boxes_and_pages_a_confidence_over_all_tokens(typeset):
+    path = typeset("#set page(width: 300pt, height: 100pt)\none \\\ntwo")
+    readings = iter([Generation("a", 1, (), Confidence(0.5, 0.5)), Generation("b", 3, (), Confidence(0.9, 0.2))])
+    drawn = []
+    reader = Reader(Describing(reading_unit="line", answer=lambda turn: next(readings)))
+    [page] = reader.parse(path, dpi=72, listener=Listener(on_drawn=drawn.append)).pages
+    assert page.confidence == Confidence(pytest.approx((0.5 + 3 * 0.9) / 4), 0.2)
+    first, second = page.lines
+    assert (first.text, first.confidence.mean, second.text) == ("a", 0.5, "b")
+    assert 0 <= first.box[0] < first.box[2] <= page.width
+    assert first.box[1] < first.box[3] <= second.box[3] <= page.height
+    assert [image.number for image in drawn] == [1]
+    assert (page.width, page.height) == drawn[0].image.size
+
+
+def test_a_schema_goes_to_the_engine_as_text(five_pages):
+    engine = Describing()
+    Reader(engine).ask(five_pages, "?", pages="1", schema={"type": "object"})
+    Reader(engine).ask(five_pages, "?", pages="1", schema='{"type": "array"}')
+    assert [sampling.schema for sampling in engine.samplings] == ['{"type": "object"}', '{"type": "array"}']
 
 
 def test_a_page_without_lines_is_flagged(tmp_path):
@@ -169,7 +248,7 @@ def test_a_question_sees_all_pages_in_one_conversation(five_pages, tmp_path):
 
 def test_questions_are_asked_in_batches(five_pages):
     engine = Describing(answer=lambda turn: Generation(turn.text.upper(), 1, ("truncated",)))
-    answers = Reader(engine).answers(five_pages, ["a", "b", "c"], pages="2")
+    answers = Reader(engine, retry=False).answers(five_pages, ["a", "b", "c"], pages="2")
     assert [answer.text for answer in answers] == ["A", "B", "C"]
     assert answers[0].flags == ("truncated",)
     assert [len(batch) for batch in engine.batches] == [2, 1]

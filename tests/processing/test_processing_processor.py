@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import numpy as np
@@ -187,3 +188,40 @@ def test_a_conversation_carries_bytes(processor, picture):
     assert torch.equal(
         batch.pixel_values, torch.cat([processor.image_processor(turns[0].images[0].source)["pixel_values"]] * 2)
     )
+
+
+@pytest.mark.parametrize("kind", ["image", "path", "url", "image_url"])
+@pytest.mark.parametrize("form", ["plain", "file:", "data:", "~"])
+def test_a_string_in_a_message_opens_no_file(processor, picture, kind, form):
+    path = picture(40, 30)
+    named = {"plain": str(path), "file:": path.as_uri(), "data:": f"data:image/png,{path}", "~": "~/image.png"}[form]
+    part = {"type": "image_url", kind: {"url": named}} if kind == "image_url" else {"type": "image", kind: named}
+    message = {"role": "user", "content": [part, {"type": "text", "text": "Read."}]}
+    with pytest.raises(ValueError, match="data: URL"):
+        processor.apply_chat_template([message], tokenize=True)
+
+
+def test_an_image_in_a_message_is_a_path_bytes_a_picture_or_a_data_url(processor, picture):
+    path = picture(40, 30)
+    encoded = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    parts = [
+        *({"type": "image", key: path} for key in ("image", "path", "url")),
+        {"type": "image", "image": path.read_bytes()},
+        {"type": "image", "image": Image.open(path)},
+        {"type": "image", "url": encoded},
+        {"type": "image_url", "image_url": {"url": encoded}},
+        {"type": "image_url", "image_url": encoded},
+    ]
+    expected = processor.encode((Turn("user", (ImageRef(path), "Read.")),))
+    for part in parts:
+        message = {"role": "user", "content": [part, {"type": "text", "text": "Read."}]}
+        encoded_message = processor.apply_chat_template([message], tokenize=True)
+        assert torch.equal(encoded_message["input_ids"][0], expected.input_ids)
+        assert torch.equal(encoded_message["pixel_values"], expected.pixel_values)
+
+
+def test_a_broken_data_url_is_told_in_a_short_line(processor):
+    part = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "Ä" * 10_000}}
+    with pytest.raises(ValueError, match="its base64 is broken") as told:
+        processor.apply_chat_template([{"role": "user", "content": [part]}], tokenize=True)
+    assert len(str(told.value)) < 300

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from parsit.cli.parse import MODEL_HELP, add_page_options, check_page_options, load_reader, print_result, report
 from parsit.cli.parser import Parser
-from parsit.types import UsageError
+from parsit.types import InputError, UsageError
 
 MAX_NAME = 255  # what a system takes for a file's name; a question may be longer
 
@@ -22,6 +22,7 @@ def parser() -> Parser:
     p.add_argument("--model", required=True, metavar="MODEL", help=MODEL_HELP)
     p.add_argument("--pages", metavar="1-3,7", help="pages to show, of every file (default: all)")
     p.add_argument("--max_new_tokens", type=int, default=256, help="most tokens of the answer")
+    p.add_argument("--schema", metavar="FILE.json", help="JSON schema that the answer follows")
     add_page_options(p)
     return p
 
@@ -36,6 +37,7 @@ def main(argv: list[str]) -> int:
             f'the question is missing: it comes after the files, as in `parsit ask {options.words[0]} "…?"`'
         )
 
+    schema = read_schema(options.schema) if options.schema is not None else None
     from parsit.parse.pages import PageFile
     from parsit.parse.selection import parse_selection
 
@@ -45,8 +47,21 @@ def main(argv: list[str]) -> int:
             opened.numbers(selection)
     reader = load_reader(options.model, options.device)
     how = {"pages": selection, "max_new_tokens": options.max_new_tokens, "dpi": options.dpi}
+    how["schema"] = schema
     [answer] = reader.answers([Path(file) for file in files], [question], **how)
     print_result(f"{answer.text}\n")
     if answer.flags:
         report(f"the answer may not be whole: {', '.join(answer.flags)}")
     return 0
+
+
+def read_schema(file: str) -> str:
+    """The text of a schema's file.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--schema {file}: cannot be read: {getattr(error, 'strerror', None) or error}") from error

@@ -30,7 +30,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "parsit ask": (
         'parsit ask invoice.png "What is the total?" --model runs/tiny',
-        'parsit ask report.pdf "Who wrote this?" --model runs/tiny --pages 1-2',
+        'parsit ask invoice.pdf "Read the fields." --model runs/tiny --schema invoice.schema.json',
+    ),
+    "parsit serve": (
+        "parsit serve runs/tiny",
+        "parsit serve runs/tiny --host 0.0.0.0 --port 9000 --token_file token.txt",
     ),
     "parsit data synth": (
         "parsit data synth --out data --pages 1000 --unit line",

@@ -28,6 +28,7 @@ VERBS = {
     "eval": ("parsit.cli.eval", "score a model on a data set"),
     "parse": ("parsit.cli.parse", "read PDFs and images into Markdown, JSON or text"),
     "ask": ("parsit.cli.ask", "ask a question about PDFs and images"),
+    "serve": ("parsit.cli.serve", "answer over HTTP: OpenAI's clients, files to parse, a page in the browser"),
 }
 
 

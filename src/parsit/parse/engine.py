@@ -1,40 +1,53 @@
-"""`ModelEngine`: prompts with images in, generations out. Knows no document and no file format."""
+"""`ModelEngine`: prompts with images in, generations out. Knows no document and no file format.
+
+It is an `Engine` as `parsit.parse.reader` asks for; whatever answers in the same way can stand in its place.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
 
 from parsit import hf
 from parsit.hub import model_folder
 from parsit.model import ParsitForConditionalGeneration
+from parsit.model.number_format import cpu_has_bf16
+from parsit.parse.answer_text import AnswerText
+from parsit.parse.grammar import Grammars
+from parsit.parse.reader import OnDelta
+from parsit.parse.rows import Row, RowBatch
 from parsit.processing.collate import collate
 from parsit.processing.processor import ParsitProcessor
-from parsit.types import Generation, InputError, Sample, Turn, UsageError
+from parsit.types import GREEDY, Delta, Generation, InputError, Sample, Sampling, Turn, UsageError
 
-# A text loops when its last tokens are one period, at most this long, this many times over.
-MAX_PERIOD = 64
-MIN_REPEATS = 4
-MIN_LOOP_TOKENS = 32
-_CHECK_EVERY = 8
+# From this size on a CPU with bf16 units reads faster in bf16 (docs/serving.md); `tiny` does not.
+BF16_PARAMETERS = 100_000_000
+# Byte-level tokenizers (Radford et al. 2019) write each byte as a character that can be seen: the visible ones of
+# Latin-1 as themselves, the others in their order from U+0100 on.
+_VISIBLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+_OTHERS = [byte for byte in range(256) if byte not in _VISIBLE]
+_BYTE_OF = {chr(byte): byte for byte in _VISIBLE} | {chr(256 + place): byte for place, byte in enumerate(_OTHERS)}
 
 
 class ModelEngine:
-    """A model and its processor, ready to generate greedily.
+    """A model and its processor, ready to generate.
 
     Args:
         model: the model, on its device.
         processor: its processor.
-        batch_size: prompts that go through the model together.
+        batch_size: conversations that are answered at a time; where one ends the next begins.
     """
 
     def __init__(self, model: ParsitForConditionalGeneration, processor: ParsitProcessor, batch_size: int = 8) -> None:
         self.model = model.eval()
         self.processor = processor
         self.batch_size = batch_size
+        self._grammars: Grammars | None = None
+        self._encoding = threading.Lock()  # fast tokenizers do not let two threads in
 
     @property
     def read_prompt(self) -> str:
@@ -46,22 +59,91 @@ class ModelEngine:
         """What the model was trained to read at once: `page` or `line`."""
         return self.processor.reading_unit
 
+    def new_batch(self) -> RowBatch:
+        """An empty batch, for whoever steps it himself."""
+        return RowBatch(self.model, self.processor, self.batch_size)
+
+    def new_row(
+        self,
+        turns: tuple[Turn, ...],
+        *,
+        max_new_tokens: int,
+        sampling: Sampling = GREEDY,
+        on_delta: Callable[[Delta], None] | None = None,
+        deadline: float = math.inf,
+    ) -> Row:
+        """A conversation that is ready to be put into a batch; any thread may make one.
+
+        Args:
+            turns: ends with the user's turn.
+            max_new_tokens: the longest answer, in tokens.
+            sampling: how tokens are chosen.
+            on_delta: called with every token.
+            deadline: `time.monotonic()` at which the answer is stopped.
+
+        Raises:
+            InputError: an image that cannot be read, half a character in a text, or a schema that cannot be followed.
+        """
+        for turn in turns:
+            _check_characters(turn.text)
+        with self._encoding:
+            features = self.processor.encode(turns, add_generation_prompt=True)
+            matcher = self._grammar().matcher(sampling.schema) if sampling.schema is not None else None
+        text = AnswerText(self.processor.tokenizer, sampling.stop)
+        return Row(features, max_new_tokens, sampling, text, matcher, on_delta, deadline)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that a token stands for: part of a character, for some."""
+        word = str(self.processor.tokenizer.convert_ids_to_tokens(token) or "")
+        known = _BYTE_OF
+        return bytes(known[c] for c in word) if all(c in known for c in word) else word.encode()
+
+    def close(self) -> None:
+        """End the process that compiles schemas, where there is one."""
+        if self._grammars is not None:
+            self._grammars.close()
+
+    def _grammar(self) -> Grammars:
+        if self._grammars is None:
+            size = self.model.config.text_config.vocab_size
+            self._grammars = Grammars(self.processor.tokenizer, size, self.processor.chat_tokens.im_end)
+        return self._grammars
+
     # Not inference_mode: in mid-training under FSDP2 the gathered weights are used again by the backward pass.
     @torch.no_grad()
-    def generate(self, conversations: Sequence[tuple[Turn, ...]], *, max_new_tokens: int) -> list[Generation]:
-        """One answer for each conversation, greedily.
+    def generate(
+        self,
+        conversations: Sequence[tuple[Turn, ...]],
+        *,
+        max_new_tokens: int,
+        sampling: Sampling = GREEDY,
+        on_delta: OnDelta | None = None,
+    ) -> list[Generation]:
+        """One answer for each conversation.
 
         Args:
             conversations: each ends with the user's turn.
             max_new_tokens: the longest answer, in tokens; where the model's context ends it is `truncated` earlier.
+            sampling: how tokens are chosen; greedily by default.
+            on_delta: called with every token.
 
         Raises:
-            InputError: an image that cannot be read, or a prompt that fills the model's context.
+            InputError: an image that cannot be read, a prompt that fills the model's context, or a schema that cannot
+                be followed.
         """
-        generations: list[Generation] = []
-        for start in range(0, len(conversations), self.batch_size):
-            generations += self._generate_batch(conversations[start : start + self.batch_size], max_new_tokens)
-        return generations
+        batch = self.new_batch()
+        rows: list[Row] = []
+        while len(rows) < len(conversations) or not all(row.result for row in rows):
+            while len(rows) < len(conversations) and len(batch.waiting) + len(batch.active) < self.batch_size:
+                place = len(rows)
+                listen = None if on_delta is None else _at(place, on_delta)
+                row = self.new_row(
+                    conversations[place], max_new_tokens=max_new_tokens, sampling=sampling, on_delta=listen
+                )
+                batch.add(row)
+                rows.append(row)
+            batch.step()
+        return [row.result for row in rows if row.result]
 
     @torch.inference_mode()
     def nats(self, samples: Sequence[Sample]) -> list[tuple[float, int]]:
@@ -80,70 +162,17 @@ class ModelEngine:
             scores.append((float(loss), features.num_supervised))
         return scores
 
-    def _generate_batch(self, conversations: Sequence[tuple[Turn, ...]], max_new_tokens: int) -> list[Generation]:
-        features = [self.processor.encode(turns, add_generation_prompt=True) for turns in conversations]
-        batch = collate(features, self.processor.chat_tokens.pad, padding_side="left").to(self.model.device)
-        room = self._room(batch.input_ids.shape[1])
-        loops = LoopCriteria(batch.input_ids.shape[1], len(features))
-        ids = self.model.generate(
-            **batch.model_inputs(with_labels=False),  # type: ignore[arg-type]
-            max_new_tokens=min(max_new_tokens, room),
-            do_sample=False,
-            stopping_criteria=StoppingCriteriaList([loops]),
-        )
-        answers = ids[:, batch.input_ids.shape[1] :].tolist()
-        return [self._finish(answer, looping) for answer, looping in zip(answers, loops.looping, strict=True)]
 
-    def _room(self, prompt_length: int) -> int:
-        """How many tokens the model's context leaves behind a prompt. Raises `InputError` if that is none."""
-        context = self.model.config.text_config.max_position_embeddings
-        if prompt_length >= context:
-            raise InputError(
-                f"images and prompt are {prompt_length:,} tokens, the model's context has {context:,}: show fewer pages"
-            )
-        return context - prompt_length
-
-    def _finish(self, answer: list[int], looping: bool) -> Generation:
-        """Text and flags of one row of ids, which ends with the end of the turn or with padding, or runs on."""
-        tokens = self.processor.chat_tokens
-        ended = tokens.im_end in answer
-        kept = answer[: answer.index(tokens.im_end)] if ended else [i for i in answer if i != tokens.pad]
-        flags = () if ended else ("looping",) if looping else ("truncated",)
-        text = self.processor.tokenizer.decode(kept, skip_special_tokens=True)
-        return Generation(text=str(text), num_tokens=len(kept), flags=flags)
+def _check_characters(text: str) -> None:
+    """Refuse what UTF-8 cannot say: half of a pair in JSON, or bytes of a command line that are no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"the text has half a character at {error.start} (a lone surrogate)") from error
 
 
-class LoopCriteria(StoppingCriteria):
-    """Stops the rows of a batch that only repeat themselves.
-
-    Args:
-        prompt_length: positions of the prompt, which do not count.
-        num_rows: rows of the batch.
-    """
-
-    def __init__(self, prompt_length: int, num_rows: int) -> None:
-        self.prompt_length = prompt_length
-        self.looping = [False] * num_rows
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor | None, **_: object) -> torch.Tensor:  # type: ignore[override]  (its types differ between versions)
-        """`bool[B]`: which rows are to stop."""
-        new = input_ids.shape[1] - self.prompt_length
-        if new >= MIN_LOOP_TOKENS and new % _CHECK_EVERY == 0:
-            for row, ids in enumerate(input_ids[:, self.prompt_length :].tolist()):
-                self.looping[row] = self.looping[row] or repeats_itself(ids)
-        return torch.tensor(self.looping, device=input_ids.device)
-
-
-def repeats_itself(ids: Sequence[int]) -> bool:
-    """Whether the end of `ids` is one period of up to `MAX_PERIOD` tokens, `MIN_REPEATS` times over."""
-    for period in range(1, MAX_PERIOD + 1):
-        length = max(MIN_REPEATS * period, MIN_LOOP_TOKENS)
-        if length > len(ids):
-            return False
-        tail = ids[-length:]
-        if tail[period:] == tail[:-period]:
-            return True
-    return False
+def _at(place: int, on_delta: OnDelta) -> Callable[[Delta], None]:
+    return lambda delta: on_delta(place, delta)
 
 
 def _device(name: str | None) -> torch.device:
@@ -163,13 +192,14 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
-def load_engine(path: str | Path, device: str | None = None, batch_size: int = 8) -> ModelEngine:
+def load_engine(path: str | Path, device: str | None = None, batch_size: int = 8, dtype: str = "auto") -> ModelEngine:
     """The engine of a model's folder, of a run's folder (its best checkpoint), or of a model on the Hub.
 
     Args:
         path: the folder, or `ORG/NAME[@REVISION]`.
         device: `cpu`, `cuda`, …; None: the GPU where there is one.
         batch_size: prompts that go through the model together.
+        dtype: `float32`, `bfloat16` or `auto`: bfloat16 on a GPU, and on a CPU that multiplies it for a large model.
 
     Raises:
         InputError: no model there, or one that cannot be loaded.
@@ -178,7 +208,15 @@ def load_engine(path: str | Path, device: str | None = None, batch_size: int = 8
     folder = model_folder(path)
     processor = hf.load_processor(folder)
     target = _device(device)
-    # bf16 halves the memory on a GPU; on a CPU fp32 is as fast, and repeats to the bit.
-    dtype = torch.bfloat16 if target.type == "cuda" else torch.float32
-    model = hf.load_model(folder).to(device=target, dtype=dtype)  # type: ignore[call-arg]  (a wrapper hides its types)
+    model = hf.load_model(folder)
+    model = model.to(device=target, dtype=_dtype(dtype, target, model.num_parameters()))  # type: ignore[call-arg]
     return ModelEngine(model, processor, batch_size)
+
+
+def _dtype(name: str, device: torch.device, num_parameters: int) -> torch.dtype:
+    """The numbers of the model: as named, or what suits the device."""
+    if name != "auto":
+        return torch.float32 if name == "float32" else torch.bfloat16
+    if device.type == "cuda":
+        return torch.bfloat16  # half the memory
+    return torch.bfloat16 if num_parameters >= BF16_PARAMETERS and cpu_has_bf16() else torch.float32

@@ -8,22 +8,38 @@ The price: a page may have to wait for the next one before it is done.
 
 from __future__ import annotations
 
+import json
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from PIL import Image
 
 from parsit.parse.lines import line_pieces
+from parsit.parse.open_page import Listener, OpenPage, TextDelta, Unit
 from parsit.parse.pages import DEFAULT_DPI, PageError, PageFile, PageImage, ReadingLimits
 from parsit.parse.selection import Selection, parse_selection
-from parsit.parse.upright import hangs, ought_to_stand
+from parsit.parse.upright import hangs
 from parsit.processing.images import Source, load_image
-from parsit.types import Document, FileSlice, Generation, ImageRef, Page, ParsitError, Turn, UsageError
+from parsit.types import (
+    GREEDY,
+    Delta,
+    Document,
+    FileSlice,
+    Generation,
+    ImageRef,
+    Page,
+    ParsitError,
+    Sampling,
+    Turn,
+    UsageError,
+)
 
+# Called with the place of a conversation among those given, and what one step adds to its answer.
+OnDelta = Callable[[int, Delta], None]
 Split = Literal["page", "lines"]
 OnError = Literal["raise", "keep"]
 
@@ -32,14 +48,16 @@ MAX_LINE_ASPECT = 9.0
 # A page: what the presets' 8,192 tokens leave for the text of one that was drawn at 150 dpi.
 MAX_NEW_TOKENS = {"page": 4400, "lines": 96}
 MAX_ANSWER_TOKENS = 256
+# A reading that loops or is cut gets a second chance, drawn rather than always the likeliest token.
+SECOND_TRY = {"temperature": 0.5, "top_p": 0.95, "seed": 1}
 
 
 class Engine(Protocol):
-    """What a reader needs of a model."""
+    """What answers conversations that show images: a model at hand, or one elsewhere."""
 
     @property
     def batch_size(self) -> int:
-        """How many conversations `generate` is given at a time, at most."""
+        """How many conversations are best given to `generate` at a time."""
         ...
 
     @property
@@ -52,47 +70,16 @@ class Engine(Protocol):
         """What one image held when the model learnt to read: `page` or `line`."""
         ...
 
-    def generate(self, conversations: Sequence[tuple[Turn, ...]], *, max_new_tokens: int) -> list[Generation]:
-        """The model's next turn in each conversation, in order."""
+    def generate(
+        self,
+        conversations: Sequence[tuple[Turn, ...]],
+        *,
+        max_new_tokens: int,
+        sampling: Sampling = GREEDY,
+        on_delta: OnDelta | None = None,
+    ) -> list[Generation]:
+        """The model's next turn in each conversation, in order; `on_delta` is called as tokens come."""
         ...
-
-
-@dataclass(slots=True)
-class _Unit:
-    """One image that is read in one go: a page, or a piece of one of its lines."""
-
-    page: _OpenPage
-    image: Image.Image
-    joint: str  # what stands between this unit's text and the next one's
-    reading: Generation | None = None
-
-
-@dataclass(slots=True)
-class _OpenPage:
-    """A page on its way to being read."""
-
-    number: int
-    size: tuple[int, int] = (0, 0)
-    flags: tuple[str, ...] = ()
-    seconds: float = 0.0
-    error: str = ""
-    hangs: bool = False  # what its ink says of it; see `parsit.parse.upright`
-    units: list[_Unit] = field(default_factory=list)
-
-    @property
-    def is_done(self) -> bool:
-        return bool(self.error) or all(unit.reading for unit in self.units)
-
-    def close(self) -> Page:
-        """The finished page: its units' texts joined, and the union of their flags."""
-        if self.error:
-            flags, text = (*self.flags, "failed"), ""
-        else:
-            readings = [(unit.reading, unit.joint) for unit in self.units if unit.reading]
-            flags = self.flags + tuple(flag for reading, _ in readings for flag in reading.flags)
-            text = "".join(reading.text + joint for reading, joint in readings).rstrip("\n")
-            flags += ("upside_down",) if self.hangs and ought_to_stand(text) else ()
-        return Page(self.number, text, *self.size, tuple(dict.fromkeys(flags)), self.seconds, self.error)
 
 
 class Reader:
@@ -102,12 +89,19 @@ class Reader:
         engine: The model; see `Engine`.
         limits: What a file may take of this machine.
         max_line_aspect: With `split="lines"`, the most times its height that a crop is wide.
+        retry: Read what looped or was cut once more, drawing tokens; the flag `retried` says so.
     """
 
     def __init__(
-        self, engine: Engine, *, limits: ReadingLimits | None = None, max_line_aspect: float = MAX_LINE_ASPECT
+        self,
+        engine: Engine,
+        *,
+        limits: ReadingLimits | None = None,
+        max_line_aspect: float = MAX_LINE_ASPECT,
+        retry: bool = True,
     ) -> None:
         self.engine = engine
+        self.retry = retry
         self.limits = limits or ReadingLimits()
         self.max_line_aspect = max_line_aspect
 
@@ -121,6 +115,7 @@ class Reader:
         max_new_tokens: int | None = None,
         dpi: float = DEFAULT_DPI,
         on_page: Callable[[Page], None] | None = None,
+        listener: Listener | None = None,
         on_error: OnError = "raise",
     ) -> Document:
         """Read a PDF or an image.
@@ -136,6 +131,7 @@ class Reader:
                 page and 96 for a line.
             dpi: Dots per inch at which PDF pages are drawn.
             on_page: Called with every page, in order, as soon as it is done.
+            listener: Told of pages as they are drawn and of text as it comes as well.
             on_error: What a page that fails does: "raise" a `PageError`, or be kept without text,
                 with the flag `failed` and the reason in `Page.error`.
 
@@ -147,6 +143,7 @@ class Reader:
         split = split or ("lines" if self.engine.reading_unit == "line" else "page")
         if split not in MAX_NEW_TOKENS:
             raise UsageError(f"split={split!r}: pages are split into 'page' or 'lines'")
+        listener = listener or Listener()
         done: list[Page] = []
         with PageFile(Path(file), dpi=dpi, limits=self.limits) as opened:
             job = _Reading(
@@ -156,11 +153,14 @@ class Reader:
                 max_new_tokens=max_new_tokens or MAX_NEW_TOKENS[split],
                 max_line_aspect=self.max_line_aspect if split == "lines" else None,
                 keep_failed=on_error == "keep",
+                retry=self.retry,
+                listener=listener,
             )
             for page in job.read(opened.numbers(selection)):
                 done.append(page)
-                if on_page:
-                    on_page(page)
+                for told in (on_page, listener.on_page):
+                    if told:
+                        told(page)
         return Document(str(file), tuple(done))
 
     def ask(
@@ -171,9 +171,11 @@ class Reader:
         pages: str | Selection | None = None,
         max_new_tokens: int = MAX_ANSWER_TOKENS,
         dpi: float = DEFAULT_DPI,
+        schema: str | Mapping[str, Any] | None = None,
     ) -> str:
         """The answer to one question; see `answers`."""
-        return self.answers(source, [question], pages=pages, max_new_tokens=max_new_tokens, dpi=dpi)[0].text
+        how: dict[str, Any] = {"pages": pages, "max_new_tokens": max_new_tokens, "dpi": dpi, "schema": schema}
+        return self.answers(source, [question], **how)[0].text
 
     def answers(
         self,
@@ -183,6 +185,7 @@ class Reader:
         pages: str | Selection | None = None,
         max_new_tokens: int = MAX_ANSWER_TOKENS,
         dpi: float = DEFAULT_DPI,
+        schema: str | Mapping[str, Any] | None = None,
     ) -> list[Generation]:
         """Answer questions, each in a conversation of its own that shows all pages first, in batches.
 
@@ -192,19 +195,23 @@ class Reader:
             pages: "1-3,7" of every file, or None for all pages; images in memory have no pages.
             max_new_tokens: The most tokens of one answer.
             dpi: Dots per inch at which PDF pages are drawn.
+            schema: A JSON schema that every answer follows, as text or as a dictionary. An answer that does not end
+                in time is no whole JSON, and has the flag `truncated` or `looping`.
 
         Raises:
-            InputError: A file or a page cannot be read.
+            InputError: A file or a page cannot be read, or the schema cannot be followed.
             UsageError: `pages` is not well-formed.
         """
         selection = parse_selection(pages) if isinstance(pages, str) else pages
         sources = [source] if isinstance(source, str | Path | FileSlice | bytes | Image.Image) else source
         shown = tuple(ImageRef(image) for one in sources for image in self._images(one, selection, dpi))
         conversations = [(Turn("user", (*shown, question)),) for question in questions]
+        text = json.dumps(schema) if isinstance(schema, Mapping) else schema
+        sampling = replace(GREEDY, schema=text)
         answers: list[Generation] = []
         for start in range(0, len(conversations), self.engine.batch_size):
             batch = conversations[start : start + self.engine.batch_size]
-            answers += self.engine.generate(batch, max_new_tokens=max_new_tokens)
+            answers += _generate(self.engine, batch, max_new_tokens, self.retry, sampling)
         return answers
 
     def _images(self, source: Source, selection: Selection | None, dpi: float) -> list[Image.Image]:
@@ -212,6 +219,39 @@ class Reader:
             return [load_image(source)]
         with PageFile(Path(source), dpi=dpi, limits=self.limits) as file:
             return [file.page(number).image for number in file.numbers(selection)]
+
+
+def _generate(
+    engine: Engine,
+    conversations: Sequence[tuple[Turn, ...]],
+    max_new_tokens: int,
+    retry: bool,
+    sampling: Sampling = GREEDY,
+    on_delta: Callable[[int, int, Delta], None] | None = None,
+) -> list[Generation]:
+    """Answers; what looped or was cut is tried once more, and the second answer is kept if that one ends.
+
+    `on_delta` is called with the place of a conversation, the attempt (0 or 1), and what one step adds.
+    """
+
+    def attempt(places: Sequence[int], sampling: Sampling, number: int) -> list[Generation]:
+        def listen(place: int, delta: Delta) -> None:
+            if on_delta is not None:
+                on_delta(places[place], number, delta)
+
+        chosen = [conversations[place] for place in places]
+        found = engine.generate(chosen, max_new_tokens=max_new_tokens, sampling=sampling, on_delta=listen)
+        assert len(found) == len(chosen), f"the engine gave {len(found)} answers to {len(chosen)} conversations"
+        return found
+
+    answers = attempt(range(len(conversations)), sampling, 0)
+    unfinished = [place for place, answer in enumerate(answers) if {"looping", "truncated"} & set(answer.flags)]
+    if retry and unfinished:
+        seconds = attempt(unfinished, replace(sampling, **SECOND_TRY), 1)
+        for place, second in zip(unfinished, seconds, strict=True):
+            kept = answers[place] if second.flags else second
+            answers[place] = replace(kept, flags=(*kept.flags, "retried"))
+    return answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,27 +264,29 @@ class _Reading:
     max_new_tokens: int
     max_line_aspect: float | None
     keep_failed: bool
+    retry: bool
+    listener: Listener
 
     def read(self, numbers: Sequence[int]) -> Iterator[Page]:
         """The pages in order, each as soon as it and those before it are done."""
-        open_pages: deque[_OpenPage] = deque()
-        queue: deque[_Unit] = deque()
+        open_pages: deque[OpenPage] = deque()
+        queue: deque[Unit] = deque()
         for number in numbers:
             page = self._open(number)
             open_pages.append(page)
             queue.extend(page.units)
             while len(queue) >= self.engine.batch_size:
-                self._generate([queue.popleft() for _ in range(self.engine.batch_size)])
+                self._read([queue.popleft() for _ in range(self.engine.batch_size)])
             while open_pages and open_pages[0].is_done:
                 yield open_pages.popleft().close()
         if queue:
-            self._generate(list(queue))
+            self._read(list(queue))
         yield from (page.close() for page in open_pages)
 
-    def _open(self, number: int) -> _OpenPage:
+    def _open(self, number: int) -> OpenPage:
         """Draw a page and cut it into what is read in one go."""
         started = perf_counter()
-        page = _OpenPage(number)
+        page = OpenPage(number)
         try:
             drawn = self.file.page(number)
         except PageError as error:
@@ -253,44 +295,55 @@ class _Reading:
             page.error = error.reason
         else:
             page.size, page.flags = drawn.image.size, drawn.flags
+            if self.listener.on_drawn:
+                self.listener.on_drawn(drawn)
             page.units = self._units(page, drawn)
             page.hangs = bool(page.units) and hangs(drawn.image)
         page.seconds = perf_counter() - started
         return page
 
-    def _units(self, page: _OpenPage, drawn: PageImage) -> list[_Unit]:
+    def _units(self, page: OpenPage, drawn: PageImage) -> list[Unit]:
         if "blank" in drawn.flags:
             return []
         if self.max_line_aspect is None:
-            return [_Unit(page, drawn.image, joint="")]
+            return [Unit(page, 0, drawn.image, box=None)]
         lines = line_pieces(drawn.image, max_aspect=self.max_line_aspect)
         if not lines:
             page.flags += ("no_lines",)
+        pieces = [(box, box is line[-1]) for line in lines for box in line]
         return [
-            _Unit(page, drawn.image.crop(box), joint="\n" if box is pieces[-1] else " ")
-            for pieces in lines
-            for box in pieces
+            Unit(page, number, drawn.image.crop(box), box, ends_line) for number, (box, ends_line) in enumerate(pieces)
         ]
 
-    def _generate(self, units: list[_Unit]) -> None:
+    def _read(self, units: list[Unit]) -> None:
         """Read a batch; if it fails, one by one, to find the page that is to blame."""
         started = perf_counter()
         conversations = [(Turn("user", (ImageRef(unit.image), self.prompt)),) for unit in units]
+        listen = None if self.listener.on_text is None else self._listen(units, self.listener.on_text)
         try:
-            readings = self.engine.generate(conversations, max_new_tokens=self.max_new_tokens)
+            readings = _generate(self.engine, conversations, self.max_new_tokens, self.retry, on_delta=listen)
         except ParsitError as error:
             if len(units) > 1:
                 for unit in units:
-                    self._generate([unit])
+                    self._read([unit])
                 return
             self._fail(units[0].page, error)
             return
-        assert len(readings) == len(units), f"the engine gave {len(readings)} readings for {len(units)} images"
         for unit, reading in zip(units, readings, strict=True):
             unit.reading = reading
             unit.page.seconds += (perf_counter() - started) / len(units)
 
-    def _fail(self, page: _OpenPage, error: ParsitError) -> None:
+    def _listen(self, units: Sequence[Unit], on_text: Callable[[TextDelta], None]) -> Callable[[int, int, Delta], None]:
+        """Tells of text as it comes, with the place on the page."""
+
+        def listen(place: int, attempt: int, delta: Delta) -> None:
+            unit = units[place]
+            if delta.text:
+                on_text(TextDelta(unit.page.number, unit.number, delta.text, unit.box, attempt))
+
+        return listen
+
+    def _fail(self, page: OpenPage, error: ParsitError) -> None:
         if not self.keep_failed:
             raise PageError(self.file.path, page.number, str(error)) from error
         page.error = str(error)

@@ -6,6 +6,7 @@ interface (`__call__`, `apply_chat_template`) is written on top of the same func
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -231,8 +232,10 @@ class ParsitProcessor(ProcessorMixin):
 
         Args:
             conversation: messages `{"role", "content"}`; content is text or a list of parts
-                `{"type": "text", "text"}` / `{"type": "image", "image" | "path" | "url"}`. A list of such
-                conversations gives a list of texts, or a batch, padded on the left unless `padding_side` is "right".
+                `{"type": "text", "text"}` / `{"type": "image", "image" | "path" | "url"}` / OpenAI's `image_url`. An
+                image is a `pathlib.Path`, bytes, a Pillow image or a `data:` URL; any other string is refused, since
+                messages come from elsewhere, and text must not open files here. A list of such conversations gives a
+                list of texts, or a batch, padded on the left unless `padding_side` is "right".
             chat_template: another template, for rendering only.
             add_generation_prompt: end with the start of an assistant's turn.
             tokenize: return ids and pixels instead of text.
@@ -292,7 +295,7 @@ def turns_of_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]
     """Chat messages as Hugging Face and OpenAI write them, as turns.
 
     Raises:
-        ValueError: an unknown role or content part.
+        ValueError: an unknown role or content part, or an image that is a string and no `data:` URL.
     """
     return tuple(_turn_of_message(message) for message in messages)
 
@@ -307,13 +310,42 @@ def _turn_of_message(message: Mapping[str, Any]) -> Turn:
 
 
 def _part_of_content(part: Mapping[str, Any]) -> str | ImageRef:
-    if part.get("type") == "text":
+    kind = part.get("type")
+    if kind == "text" and isinstance(part.get("text"), str):
         return part["text"]
-    if part.get("type") == "image":
-        source = next((part[key] for key in ("image", "path", "url") if part.get(key) is not None), None)
+    if kind in ("image", "image_url"):
+        keys = ("image", "path", "url") if kind == "image" else ("image_url",)
+        source = next((part[key] for key in keys if part.get(key) is not None), None)
+        if isinstance(source, Mapping):  # OpenAI's {"url": …}
+            source = source.get("url")
         if source is not None:
-            return ImageRef(Path(source) if isinstance(source, str) else source)
-    raise ValueError(f"content part {dict(part)!r}: use a text part, or an image part with image, path or url")
+            return ImageRef(image_from_url(source) if isinstance(source, str) else source)
+    raise ValueError(f"content part {_shortened(part)}: use a text part, or an image part with image, path or url")
+
+
+def image_from_url(url: str) -> bytes:
+    """The bytes in a `data:` URL (RFC 2397) in base64. Any other string is refused: it would name a file or a host.
+
+    Raises:
+        ValueError: the string is no such URL; the message says what to give instead.
+    """
+    head, comma, data = url.partition(",")
+    if not head.lower().startswith("data:") or not comma:
+        raise ValueError(
+            f"image {_shortened(url)}: a string in a message must be a data: URL; from Python a file is a pathlib.Path"
+        )
+    if not head.lower().endswith(";base64"):
+        raise ValueError(f"image {_shortened(url)}: a data: URL must be in base64, as in data:image/png;base64,iVBO…")
+    try:
+        return base64.b64decode(data, validate=True)
+    except ValueError as error:
+        raise ValueError(f"image {_shortened(url)}: its base64 is broken ({error})") from error
+
+
+def _shortened(value: object, limit: int = 80) -> str:
+    """A value for an error message: a picture in base64 would fill the screen."""
+    text = repr(dict(value) if isinstance(value, Mapping) else value)
+    return text if len(text) <= limit else f"{text[:limit]}…"
 
 
 def _rewrite_json(path: Path, **changes: Any) -> None:

@@ -5,6 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
+from parsit.types.generation import Confidence
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a page that was read line by line: `box` is (left, top, right, bottom) in pixels of the page."""
+
+    text: str
+    box: tuple[int, int, int, int]
+    flags: tuple[str, ...] = ()
+    confidence: Confidence | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -13,8 +25,9 @@ class Page:
     `number` counts from 1 as in the file; `width` and `height` are the pixels that were read.
     `flags` may hold `blank` (nothing on the page; the model was not asked), `reduced` (read with
     fewer pixels than asked for, to stay within the limit), `no_lines` (read by lines, but none were
-    found), `truncated` and `looping` (see `Generation`), and `failed`: the page could not be read,
-    its text is empty and `error` says why.
+    found), `truncated`, `looping` and `retried` (see `Generation`), and `failed`: the page could not be read,
+    its text is empty and `error` says why. `confidence` is over all tokens of the page; `lines` are there where the
+    page was read line by line.
     """
 
     number: int
@@ -24,6 +37,8 @@ class Page:
     flags: tuple[str, ...] = ()
     seconds: float = 0.0
     error: str = ""
+    confidence: Confidence | None = None
+    lines: tuple[Line, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,5 +66,8 @@ class Document:
         return "\f".join(page.text.rstrip() + "\n" for page in self.pages)
 
     def to_json(self) -> str:
-        """JSON: `{"source", "pages": [{"number", "text", "width", "height", "flags", "seconds", "error"}]}`."""
+        """JSON: `{"source", "pages": [{"number", "text", "width", "height", "flags", "seconds", "error", …}]}`.
+
+        A page's `confidence` is `{"mean", "lowest"}` or null, its `lines` are `{"text", "box", "flags", "confidence"}`.
+        """
         return json.dumps(asdict(self), ensure_ascii=False, indent=2) + "\n"

@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor, Replicate
 
 from parsit.config import TrainConfig
 from parsit.model.adapters import leave_casts_to_autocast
+from parsit.model.number_format import cpu_has_bf16
 from parsit.processing.collate import Batch
 from parsit.train.adamw_bf16 import halve, join, split
 from parsit.train.objective import Losses, Objective, StepCounts
@@ -36,8 +37,7 @@ def wants_bf16(choice: str, device: torch.device) -> bool:
         return choice == "true"
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # Both are private, but torch has no public way to ask: matrix tiles (Xeon) or bf16 dot products (Xeon, EPYC).
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return cpu_has_bf16()
 
 
 def shares(tensor: torch.Tensor) -> int:
