@@ -48,7 +48,7 @@ def bpe_tokenizer(special: list[str], bos: str | None = None, **roles: str) -> P
 
 
 def metaspace_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer as Llama 2's: spaces are letters, unknown characters bytes; `<s>` before every text, `</s>` behind."""
+    """A tokenizer as Llama 2's: spaces are letters, unknown letters bytes; `<s>` before every text, `</s>` behind."""
     raw = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
