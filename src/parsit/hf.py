@@ -91,7 +91,7 @@ def compose(
     decoder = model_name_or_path or (None if architecture.text_config else architecture.model_name_or_path)
     if vision_tower is not None:
         own = own_tower_config(_fetch(AutoConfig, vision_tower, "vision tower"), vision_tower)
-        require_siglips_scale(vision_tower)
+        require_siglips_scale(_part_folder(vision_tower, "vision tower", weights=False), vision_tower)
         architecture = replace(architecture, vision_tower=vision_tower, vision_config=own)
     if decoder is not None:
         own = own_language_config(_fetch(AutoConfig, decoder, "language model"), decoder)
@@ -272,7 +272,11 @@ def _copy_tower(model: ParsitForConditionalGeneration, name: str) -> None:
 
     Read from its file by name, as most of a whole SigLIP2 is a text tower, which nobody needs.
     """
-    weights = read_tower(_part_folder(name, "vision tower", weights=True))
+    folder = _part_folder(name, "vision tower", weights=True)
+    try:
+        weights = read_tower(folder)
+    except InputError as error:
+        raise PartError(f"cannot get the vision tower of {name}: {error}", "vision tower") from error
     kept = {key: value for key, value in weights.items() if not is_unused_tower_key(key, model.config)}
     _load_strictly(model.vision_tower, kept, name)
 

@@ -148,6 +148,7 @@ def test_the_step_is_that_of_one_process_however_it_is_placed(folder, alone, fla
         "disk",
         "samples",
         "memory",
+        "shm",
     ]
     assert [line.split()[1] for line in lines[:-1]] == [*names, "step"], "the first process alone speaks"
     size, loss, norm = numbers(step_line(out))

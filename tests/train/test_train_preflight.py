@@ -62,7 +62,7 @@ def test_a_run_without_faults_passes_every_check(config, model, processor, train
     checks = look(config, model, processor, training, max_memory_gb=1.0)
     assert failed(checks) == {}
     assert set(by_name(checks)) == {
-        "versions", "device", "tokens", "vocabulary", "parts", "origin", "groups", "disk", "samples", "memory",
+        "versions", "device", "tokens", "vocabulary", "parts", "origin", "groups", "disk", "samples", "memory", "shm",
     }  # fmt: skip
     assert "image tokens are as many features" in by_name(checks)["samples"].detail
 

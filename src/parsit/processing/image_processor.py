@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -138,17 +139,18 @@ class ParsitImageProcessor(BaseImageProcessor):
     preprocess = __call__  # type: ignore
 
 
-def require_siglips_scale(tower: str) -> None:
-    """Refuse a tower that was trained on pixels of another scale, where its image processor is at hand and says so.
+def require_siglips_scale(folder: Path, tower: str) -> None:
+    """Refuse a tower that was trained on pixels of another scale, where its image processor says so.
 
     Args:
-        tower: folder, or Hub id, of which only what lies in the cache is looked at.
+        folder: the tower's.
+        tower: its name, for the error.
 
     Raises:
         InputError: which scale it has.
     """
     try:
-        values, _ = ParsitImageProcessor.get_image_processor_dict(tower, local_files_only=True)
+        values, _ = ParsitImageProcessor.get_image_processor_dict(folder)
     except OSError:
         return  # configuration and weights alone
     ours = ParsitImageProcessor()
