@@ -30,6 +30,7 @@ SPEAKERS = {
     "cli/import_": ["import"],
     "cli/info": ["info"],
     "cli/parse": ["parse"],
+    "cli/serve": ["serve"],
     "config/train": ["train", "check"],
     "config/zero": ["train", "check"],
     "data/convert_settings": ["data convert"],
@@ -42,7 +43,7 @@ SPEAKERS = {
 }
 OTHER_PROGRAMS = {"--nproc_per_node", "--no", "--backend", "--help", "--version", "--shm", "--ipc"}
 LISTS_OF_FLAGS = ("config/llava.py", "eval/plots.py")  # LLaVA's; the CSS variables of a page
-VERBS = ["info", "check", "train", "export", "import", "eval", "parse", "ask"]
+VERBS = ["info", "check", "train", "export", "import", "eval", "parse", "ask", "serve"]
 VERBS += [f"data {verb}" for verb in ("synth", "validate", "convert", "show", "stats", "import", "from-pdf")]
 
 
