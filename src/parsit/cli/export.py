@@ -122,7 +122,7 @@ def _push(folder: Path, name: str) -> None:
     say(f"sending {len(files)} files, {sum((folder / file).stat().st_size for file in files) / 1e6:,.1f} MB")
     address, private = push_folder(folder, name)
     print(f"pushed: {address} ({'private' if private else 'public'})")
-    print(f'load it with parsit.load("{name}"), or --model {name}')
+    print(f'load it with parsit.load("{name}"), or `parsit parse FILE --model {name}`')
 
 
 def require_free(out: Path) -> None:
