@@ -8,7 +8,8 @@ With P all and T trained parameters, N ranks (those with batches of their own, u
     copies       2 bytes for each fp32 matrix weight that autocast casts: all without gradient checkpointing, the
                  trained ones with it; under FSDP those of two layers and of the embeddings, gathered; none under ZeRO,
                  which keeps 4 T / N in fp32 instead
-    gradients    4 T (halved weights and ZeRO: b T); over N under ZeRO-2, ZeRO-3 and FSDP
+    gradients    4 T (halved weights and ZeRO: b T); over N under ZeRO-2 and ZeRO-3, and under FSDP where each
+                 micro-batch ends with gradients in shares: a step has but one, or `--fsdp_sync_each_batch`
     optimizer    8 T: AdamW's two moments; 4 T in bfloat16, and 2 more for each halved weight; over N under ZeRO, FSDP
     activations  for each position of the row and each layer 26 D + 12 (H + K) d + 8 I bytes in bf16 (16 D where the
                  embeddings are in bf16 as well), and 24 D + 16 (H + K) d + 16 I in fp32 (D hidden, I intermediate size,
@@ -142,14 +143,20 @@ def estimate(
     ranks = placement.data_ranks
     sharded = ranks if placement.fsdp or placement.zero >= 1 else 1
     on_gpu = not placement.offload_optimizer
+    in_shares = placement.zero >= 2 or (placement.fsdp and not adds_up_whole_gradients(config))
     return MemoryEstimate(
         weights=0.0 if placement.offload_weights else weights / (ranks if placement.fsdp or placement.zero == 3 else 1),
         copies=on_gpu * masters / sharded if placement.zero else _autocast_copies(model, config, placement, kept),
-        gradients=gradients / (ranks if placement.fsdp or placement.zero >= 2 else 1),
+        gradients=gradients / (ranks if in_shares else 1),
         optimizer=on_gpu * optimizer / sharded,
         activations=_activations(model, config, placement, size, kept),
         logits=_logits(model, placement, size, kept),
     )
+
+
+def adds_up_whole_gradients(config: TrainConfig) -> bool:
+    """Whether each process of FSDP holds its gradients whole until a step's last micro-batch."""
+    return config.gradient_accumulation_steps > 1 and not config.fsdp_sync_each_batch
 
 
 def estimate_validation(
