@@ -33,7 +33,7 @@ def fuse_norms(model: nn.Module) -> None:
         for name, child in list(parent.named_children()):
             before_matrices = name in BEFORE_MATRICES
             if type(child).__name__ in RMS_NORMS:
-                setattr(parent, name, RMSNorm(child.weight, child.variance_epsilon, before_matrices))
+                setattr(parent, name, RMSNorm.of(child, before_matrices))
             elif type(child) is nn.LayerNorm and before_matrices:
                 setattr(parent, name, NarrowingLayerNorm.of(child))
 
@@ -50,6 +50,11 @@ class RMSNorm(nn.Module):
     def __init__(self, weight: nn.Parameter, eps: float, before_matrices: bool) -> None:
         super().__init__()
         self.weight, self.variance_epsilon, self.before_matrices = weight, eps, before_matrices
+
+    @classmethod
+    def of(cls, norm: Any, before_matrices: bool) -> RMSNorm:
+        """The same norm as one of transformers', with its very parameter."""
+        return cls(norm.weight, norm.variance_epsilon, before_matrices)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """`float[…, D]` in and out; the wider type of the two, or autocast's before matrices."""
@@ -75,7 +80,7 @@ class NarrowingLayerNorm(nn.LayerNorm):
     def of(cls, norm: nn.LayerNorm) -> NarrowingLayerNorm:
         """The same norm, with the very parameters of `norm`."""
         with torch.device("meta"):
-            made = cls(norm.normalized_shape, norm.eps)
+            made = cls(list(norm.normalized_shape), norm.eps)
         made.weight, made.bias = norm.weight, norm.bias
         return made
 
