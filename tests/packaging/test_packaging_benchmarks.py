@@ -78,3 +78,14 @@ def test_without_a_gpu_or_without_its_data_it_says_so(tmp_path):
     done = script("gpu.py", "--parts", "stpes")
     assert done.returncode == 2
     assert "no part is called 'stpes'" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_step_on_a_cpu_is_measured(tmp_path):
+    small = ("--depth", "1", "--lengths", "64", "--layers", "eager", "--rounds", "1")
+    done = script("train_step.py", *small, "--out", str(tmp_path / "step.json"))
+    assert done.returncode == 0, done.stderr
+    names, row = (line.split() for line in done.stdout.splitlines()[1:])
+    assert names[:2] == ["batch", "step"]
+    assert row[:5] == ["4", "x", "64", "parsit", "eager"]
+    assert all(float(number.replace(",", "")) > 0 for number in row[5:])

@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from parsit.config import TrainConfig
 from parsit.files.run_folder import list_checkpoints
@@ -64,6 +66,19 @@ def placement(run: Run) -> dict[str, object]:
         "trained": trained,
         "digest": digest.hexdigest(),
     }
+
+
+class Talk(TorchDispatchMode):
+    """Counts the collectives of this process, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "c10d":
+            self.counts[func.__name__] += 1
+        return func(*args, **(kwargs or {}))
 
 
 def whole_state(run: Run) -> dict[str, torch.Tensor]:
@@ -111,8 +126,12 @@ def do(run_job: dict, job: dict, world: World) -> dict[str, object]:
 
 
 def watcher(run_job: dict, seen: dict[str, Any]) -> Callable[[Run, int], None]:
-    """Puts into `seen` what the job asks for, before the first step and after each; poisons a weight where it says."""
+    """Puts into `seen` what the job asks for, before the first step and after each; poisons a weight where it says.
+
+    `listen`: how often the second step's processes talk, by operation.
+    """
     before: dict[str, torch.Tensor] = {}
+    talk = Talk()
 
     def on_step(run: Run, step: int) -> None:
         if "first_step" not in seen:
@@ -120,6 +139,11 @@ def watcher(run_job: dict, seen: dict[str, Any]) -> Callable[[Run, int], None]:
             before.update(whole_state(run) if run_job.get("watch") else {})
         else:
             seen.update(placement(run))
+        if run_job.get("listen") and step == 1:
+            talk.__enter__()
+        if run_job.get("listen") and step == 2:
+            talk.__exit__(None, None, None)
+            seen["talk"] = talk.counts
         if step == run_job.get("poison"):
             poison(run)
         if run_job.get("watch") and step == run.total_steps:

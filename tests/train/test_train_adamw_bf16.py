@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
+from parsit import hf
+from parsit.config import TrainConfig
 from parsit.train import adamw_bf16
 from parsit.train.adamw_bf16 import AdamWBF16, halve, join, round_stochastically, split
+from parsit.train.objective import Objective
+from parsit.train.strategies.base import Strategy
+from parsit.train.world import World
 
 
 def some_weights() -> torch.Tensor:
@@ -116,3 +123,20 @@ def test_slices_change_nothing_but_the_noise_and_a_seed_repeats(monkeypatch):
     assert torch.equal(run(), whole)
     monkeypatch.setattr(adamw_bf16, "SLICE", 64)
     torch.testing.assert_close(run(), whole, rtol=1e-3, atol=1e-4)
+
+
+def test_a_resumed_run_counts_steps_where_they_are_read(mini):
+    """On the CPU, wherever the weights are: a device without numbers would fail where one of them is asked for."""
+    untied = replace(mini, text_config=mini.text_config | {"tie_word_embeddings": False})  # moving would untie them
+    model = hf.new_model(untied, hf.new_processor(untied), 0)
+    config = TrainConfig(optim="adamw_bf16", bf16="false")
+    first = Strategy(Objective(model, 0.0), config, World())
+    for _, parameter in first.named_trained():
+        parameter.grad = torch.zeros_like(parameter)
+    first.update(1.0, lambda norm: None)
+    tensors = first.optimizer_tensors()
+    resumed = Strategy(Objective(model, 0.0), config, World(device=torch.device("meta")))
+    resumed.load_optimizer_tensors(tensors)
+    (optimizer,) = resumed.optimizers
+    assert all(state["step"].device.type == "cpu" and state["step"] == 1 for state in optimizer.state.values())
+    assert all(state["exp_avg"].device.type == "meta" for state in optimizer.state.values())

@@ -70,9 +70,12 @@ def seen(folder):
     def all_runs(names: list[str]) -> list[dict]:
         runs = []
         for name in names:
-            runs.append({"name": f"whole-{name}", "flags": flags(name, WHOLE, 8)})
+            runs.append({"name": f"whole-{name}", "flags": flags(name, WHOLE, 8), "listen": name == "fsdp"})
             native = flags(name, SINGLE, 2, gradient_checkpointing=name == "fsdp", max_steps=7)
             runs.append({"name": f"native-{name}", "flags": native, "start": str(folder / "native")})
+            if name == "fsdp":
+                each = flags(name, WHOLE, 8, fsdp_sync_each_batch=True)
+                runs.append({"name": "each-fsdp", "flags": each, "listen": True})
             if name in ("one", "tp"):
                 runs.append({"name": f"read-{name}", "flags": flags(name, HALVES, 4), "validate": True})
             if name == "tp":
@@ -127,6 +130,17 @@ def test_ten_steps_equal_those_of_one_process(folder, seen, name):
         assert abs(one["loss"] - two["loss"]) < 1e-5
         assert abs(one["grad_norm"] - two["grad_norm"]) < 1e-4
     assert expected[0]["loss"] - expected[-1]["loss"] > 0.5, "it learns"
+
+
+def test_fsdp_sums_gradients_once_a_step_and_learns_what_it_learns_by_summing_each(folder, seen):
+    once, each = (metrics(folder / "out" / f"{which}-fsdp") for which in ("whole", "each"))
+    for one, other in zip(once, each, strict=True):
+        assert abs(one["loss"] - other["loss"]) < 1e-6
+        assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-5)
+    talk_once, talk_each = (seen[f"{which}-fsdp"][0]["talk"] for which in ("whole", "each"))
+    (summing,) = (operation for operation in talk_each if "reduce_scatter" in operation)
+    assert talk_each[summing] == 4 * talk_once[summing] > 0, "a step has four micro-batches"
+    assert talk_once | {summing: 0} == talk_each | {summing: 0}, "nothing else changes"
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

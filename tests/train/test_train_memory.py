@@ -138,6 +138,11 @@ def test_the_sums_by_hand(model):
     assert estimate(model, TrainConfig(), offloaded, SIZE, bf16=True).optimizer == 0
     fsdp = estimate(model, TrainConfig(), Placement(8, fsdp=True), SIZE, bf16=False)
     assert fsdp.weights + fsdp.gradients + fsdp.optimizer == pytest.approx(16 * total / 8)
+    several = TrainConfig(fsdp=True, gradient_accumulation_steps=2)
+    once = estimate(model, several, Placement(8, fsdp=True), SIZE, bf16=False)
+    each = estimate(model, replace(several, fsdp_sync_each_batch=True), Placement(8, fsdp=True), SIZE, bf16=False)
+    assert (once.gradients, each.gradients) == (4 * total, fsdp.gradients)
+    assert replace(once, gradients=0) == replace(each, gradients=0)
     assert estimate(model, TrainConfig(), Placement(2, tp=2), SIZE, bf16=False).weights < alone.weights
 
 

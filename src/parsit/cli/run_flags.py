@@ -92,6 +92,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "num_processes",
         "deepspeed",
         "fsdp",
+        "fsdp_sync_each_batch",
         "tp",
         "ddp_timeout",
         "per_device_eval_batch_size",

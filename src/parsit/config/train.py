@@ -186,6 +186,8 @@ class TrainingArguments:
         deepspeed: ZeRO: zero2 (gradients and optimizer are shared), zero3 (weights too), zero3_4b (all of it in the
             CPU's memory), or a JSON file of DeepSpeed's, in which "auto" values are filled in.
         fsdp: shard weights, gradients and optimizer over the processes (FSDP2).
+        fsdp_sync_each_batch: sum gradients over the processes after each micro-batch, instead of once a step, until
+            which each process holds them whole (4 bytes a trained parameter).
         tp: tensor parallelism: this many processes share each matrix of the language model.
         ddp_timeout: seconds that processes wait for each other, at the start and in each exchange, before they end.
     """
@@ -228,6 +230,7 @@ class TrainingArguments:
     num_processes: int = 0
     deepspeed: str | None = None
     fsdp: bool = False
+    fsdp_sync_each_batch: bool = False
     tp: int = 1
     ddp_timeout: int = 1800
 
@@ -307,6 +310,8 @@ class TrainConfig(ModelArguments, DataArguments, TrainingArguments):
         ways = [name for name, on in (("deepspeed", self.deepspeed), ("fsdp", self.fsdp), ("tp", self.tp > 1)) if on]
         if self.deepspeed and len(ways) > 1:
             raise UsageError(f"--{' and --'.join(ways)} each place the weights in their own way: choose one of them")
+        if self.fsdp_sync_each_batch and not self.fsdp:
+            raise UsageError("--fsdp_sync_each_batch is about --fsdp true, which is not given")
         if self.optim == "muon" and ways:
             raise UsageError(f"--optim muon needs whole matrices, which --{ways[0]} cuts: use --optim adamw")
         if self.bits == 4 and not self.lora_enable:

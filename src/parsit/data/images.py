@@ -20,6 +20,7 @@ from typing import BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from parsit.data.faults import DataFault
+from parsit.data.headers import HEAD_BYTES, Header, read_header
 from parsit.processing.images import (
     DECODE_ERRORS,
     FORMATS,
@@ -129,8 +130,11 @@ def _os_fault(name: str, error: OSError | ValueError) -> DataFault:
 
 
 def _check(file: BinaryIO, name: str, deep: bool) -> tuple[int, int]:
-    head = file.read(32)
-    size = file.seek(0, io.SEEK_END)
+    head = file.read(HEAD_BYTES)
+    size = len(head) if len(head) < HEAD_BYTES else file.seek(0, io.SEEK_END)
+    header = None if deep else read_header(head)
+    if header is not None and _is_whole(header, file, size):
+        return header.width, header.height
     kind = next((kind for magic, kind in _MAGIC if head.startswith(magic)), "")
     suspicious = _header_promises_more(kind, head, size)
     file.seek(0)
@@ -156,6 +160,12 @@ def _check(file: BinaryIO, name: str, deep: bool) -> tuple[int, int]:
         raise _broken("", str(error), suspicious) from error
     except DECODE_ERRORS as error:
         raise _broken(name, " ".join(str(error).split()) or type(error).__name__, suspicious) from error
+
+
+def _is_whole(header: Header, file: BinaryIO, size: int) -> bool:
+    """Whether an image is neither too large nor cut off, by its header and its end."""
+    small_enough = header.width * header.height <= MAX_PIXELS
+    return small_enough and header.end in _tail(file, header.pixels_start, size)
 
 
 def _too_large(name: str, what: str) -> DataFault:
@@ -193,14 +203,19 @@ def _looks_cut_off(image: Image.Image, file: BinaryIO, size: int) -> bool:
         return False  # their headers have said it
     here = file.tell()
     # A JPEG's pixels start here; before them stand other pictures' ends, such as a thumbnail's.
-    file.seek(max(size - _TAIL_BYTES, here if image.format in ("JPEG", "MPO") else 0))
-    tail = file.read()
+    tail = _tail(file, here if image.format in ("JPEG", "MPO") else 0, size)
     file.seek(here)
     if image.format == "PNG":
         return _PNG_END not in tail
     if image.format == "GIF":
         return not tail.rstrip(b"\0").endswith(_GIF_END)
     return _JPEG_END not in tail  # in a JPEG's pixels these two bytes mean nothing else
+
+
+def _tail(file: BinaryIO, start: int, size: int) -> bytes:
+    """The last bytes of a file, none of them before `start`."""
+    file.seek(max(size - _TAIL_BYTES, start))
+    return file.read()
 
 
 def _strips_end(image: Image.Image) -> float:

@@ -45,7 +45,7 @@ COLUMNS = {
 }
 _CHUNK = 512
 # Starting another process means importing torch and transformers in it: seconds that few samples do not pay back.
-_ALONE_UP_TO = 20_000
+_ALONE_UP_TO = 50_000
 _ENDS_BYTES = 65536
 
 

@@ -25,6 +25,7 @@ from transformers.utils.generic import ModelOutput
 
 from parsit.model import native, packed_attention
 from parsit.model.configuration import ParsitConfig
+from parsit.model.fused import fuse_norms
 from parsit.model.head import SupervisedHead
 from parsit.model.loss import supervised_loss
 from parsit.model.merge import merge_images, pool_tiles
@@ -74,6 +75,7 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.image_newline = nn.Parameter(torch.zeros(hidden_size)) if self.layout.has_newline else None
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.set_output_embeddings(self.language_model.get_output_embeddings())
+        fuse_norms(self)
         self.post_init()
         if self.image_newline is not None and self.image_newline.device.type != "meta":
             # LLaVA's scale: the norm of a typical embedding, whatever the hidden size.

@@ -99,7 +99,7 @@ class AdamWBF16(torch.optim.Optimizer):
         for moment in ("exp_avg", "exp_avg_sq"):
             if state[moment].dtype != torch.bfloat16:  # torch's and DeepSpeed's loading give it the parameter's type
                 state[moment] = state[moment].bfloat16()
-        if state["step"].device.type != "cpu":  # where a resumed run put it; reading it there would wait for the GPU
+        if state["step"].device.type != "cpu":  # where DeepSpeed's loading put it; each reading would wait for the GPU
             state["step"] = state["step"].cpu()
         state["step"] += 1
         step = int(state["step"])

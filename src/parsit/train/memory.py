@@ -8,14 +8,15 @@ With P all and T trained parameters, N ranks (those with batches of their own, u
     copies       2 bytes for each fp32 matrix weight that autocast casts: all without gradient checkpointing, the
                  trained ones with it; under FSDP those of two layers and of the embeddings, gathered; none under ZeRO,
                  which keeps 4 T / N in fp32 instead
-    gradients    4 T (halved weights and ZeRO: b T); over N under ZeRO-2, ZeRO-3 and FSDP
+    gradients    4 T (halved weights and ZeRO: b T); over N under ZeRO-2 and ZeRO-3, and under FSDP where each
+                 micro-batch ends with gradients in shares: a step has but one, or `--fsdp_sync_each_batch`
     optimizer    8 T: AdamW's two moments; 4 T in bfloat16, and 2 more for each halved weight; over N under ZeRO, FSDP
-    activations  for each position of the row and each layer 26 D + 12 (H + K) d + 8 I bytes in bf16 (16 D where the
-                 embeddings are in bf16 as well), and 24 D + 16 (H + K) d + 16 I in fp32 (D hidden, I intermediate size,
+    activations  for each position of the row and each layer 12 D + 8 (H + K) d + 8 I bytes in bf16 (8 D where the
+                 embeddings are in bf16 as well), and 16 D + 16 (H + K) d + 16 I in fp32 (D hidden, I intermediate size,
                  H and K heads of queries and keys, d their size): what autograd keeps of a Qwen3 layer, counted with
                  its saved tensors. With gradient checkpointing 4 D (2 D), and one layer in full. The same again for
                  one layer's gradients; adapters add what `_of_adapters` says. The tower's positions are patches,
-                 24 D + 4 I (16 D + 4 I; fp32: 32 D + 8 I); frozen, it keeps nothing
+                 20 D + 4 I (16 D + 4 I; fp32: 32 D + 8 I); frozen, it keeps nothing
     logits       one chunk's scores (`parsit.model.head`) in fp32 and, in bf16, once more in that; where `lm_head` is
                  trained, its gradient in fp32 and a chunk's share of it; its weight's copy
 
@@ -142,14 +143,20 @@ def estimate(
     ranks = placement.data_ranks
     sharded = ranks if placement.fsdp or placement.zero >= 1 else 1
     on_gpu = not placement.offload_optimizer
+    in_shares = placement.zero >= 2 or (placement.fsdp and not adds_up_whole_gradients(config))
     return MemoryEstimate(
         weights=0.0 if placement.offload_weights else weights / (ranks if placement.fsdp or placement.zero == 3 else 1),
         copies=on_gpu * masters / sharded if placement.zero else _autocast_copies(model, config, placement, kept),
-        gradients=gradients / (ranks if placement.fsdp or placement.zero >= 2 else 1),
+        gradients=gradients / (ranks if in_shares else 1),
         optimizer=on_gpu * optimizer / sharded,
         activations=_activations(model, config, placement, size, kept),
         logits=_logits(model, placement, size, kept),
     )
+
+
+def adds_up_whole_gradients(config: TrainConfig) -> bool:
+    """Whether each process of FSDP holds its gradients whole until a step's last micro-batch."""
+    return config.gradient_accumulation_steps > 1 and not config.fsdp_sync_each_batch
 
 
 def estimate_validation(
@@ -284,9 +291,9 @@ def _decoder(
     inner = text.intermediate_size / placement.tp
     narrow = kept.in_bf16(model.get_input_embeddings().weight)
     if kept.bf16:
-        layer = (16 if narrow else 26) * hidden + 12 * heads + 8 * inner
+        layer = (8 if narrow else 12) * hidden + 8 * heads + 8 * inner
     else:
-        layer = 24 * hidden + 16 * heads + 16 * inner
+        layer = 16 * hidden + 16 * heads + 16 * inner
     layer += _of_adapters(model, config, 2 if kept.bf16 else 4)
     depth = text.num_hidden_layers
     recomputed = 0
@@ -327,7 +334,7 @@ def _tower(model: ParsitForConditionalGeneration, config: TrainConfig, size: Bat
     patches = size.tiles * model.layout.patches_per_side**2
     hidden = vision.hidden_size
     narrow = kept.in_bf16(next(model.vision_tower.parameters()))
-    layer = (16 if narrow else 24 if kept.bf16 else 32) * hidden + (4 if kept.bf16 else 8) * vision.intermediate_size
+    layer = (16 if narrow else 20 if kept.bf16 else 32) * hidden + (4 if kept.bf16 else 8) * vision.intermediate_size
     if not any(parameter.requires_grad for parameter in model.vision_tower.parameters()):
         return float(patches * layer)
     depth = model.config.num_vision_layers

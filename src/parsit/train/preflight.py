@@ -31,7 +31,15 @@ from parsit.train.checks import (
     check_vocabulary,
     groups_of_run,
 )
-from parsit.train.memory import GB, BatchSize, MemoryEstimate, Placement, estimate, estimate_validation
+from parsit.train.memory import (
+    GB,
+    BatchSize,
+    MemoryEstimate,
+    Placement,
+    adds_up_whole_gradients,
+    estimate,
+    estimate_validation,
+)
 from parsit.train.prepare import Prepared
 from parsit.train.shared_memory import check_shared_memory, processes_here
 from parsit.train.strategies.base import wants_bf16
@@ -245,6 +253,8 @@ def _savings(config: TrainConfig, placement: Placement) -> Iterator[str]:
     if not placement.zero and not placement.fsdp:
         offload = "--deepspeed zero3_4b (ZeRO-3 with the CPU's memory), or " if placement.tp == 1 else ""
         yield f"{offload}--fsdp true on several GPUs"
+    if placement.fsdp and adds_up_whole_gradients(config):
+        yield "--fsdp_sync_each_batch true"
     if not config.lora_enable:
         yield "the lora preset"
     yield "a smaller --model_max_length"

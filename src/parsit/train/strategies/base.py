@@ -21,11 +21,14 @@ from parsit.config import TrainConfig
 from parsit.model.adapters import leave_casts_to_autocast
 from parsit.model.number_format import cpu_has_bf16
 from parsit.processing.collate import Batch
-from parsit.train.adamw_bf16 import halve, join, split
+from parsit.train.adamw_bf16 import AdamWBF16, halve, join, split
 from parsit.train.objective import Losses, Objective, StepCounts
 from parsit.train.optimizer import Group, build_optimizers, groups_of
 from parsit.train.parts import halvable, narrow_frozen
 from parsit.train.world import World, local
+
+# So many numbers are added up in single precision, which shows in the eighth digit at most, in tensors from this size.
+_RUN, _LARGE = 256, 2**16
 
 # Looks at the loss and at the gradients' norm before an update, and raises where they are not finite.
 NormCheck = Callable[[float], None]
@@ -46,6 +49,24 @@ def shares(tensor: torch.Tensor) -> int:
         return 1
     mesh = tensor.device_mesh
     return math.prod(mesh.size(dim) for dim, placed in enumerate(tensor.placements) if not placed.is_replicate())
+
+
+def sums_of_squares(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """Of each tensor's numbers, `float64[tensors]`, as exact as if they were added up in double precision."""
+    pieces = [tensor if tensor.is_cuda or tensor.numel() < _LARGE else _norms_of_runs(tensor) for tensor in tensors]
+    norms = torch._foreach_norm(pieces, 2, dtype=torch.float64)  # type: ignore[attr-defined]  (public by its use)
+    return torch.stack(norms).square()
+
+
+def _norms_of_runs(tensor: torch.Tensor) -> torch.Tensor:
+    """Norms of short runs of a tensor on the CPU, in single precision, and what is left: together they have its norm.
+
+    In double precision torch would first make a copy of twice the tensor's size.
+    """
+    flat = tensor.flatten()
+    in_runs = flat.numel() // _RUN * _RUN
+    norms = torch.linalg.vector_norm(flat[:in_runs].view(-1, _RUN), dim=1, dtype=torch.float32)
+    return torch.cat([norms, flat[in_runs:]])
 
 
 class Strategy:
@@ -130,7 +151,7 @@ class Strategy:
     def _norm(self) -> float:
         """The norm of all gradients, and in `part_norms` that of each part.
 
-        Summed in double precision: a sum of millions of squares in single precision is off in the fifth digit on a CPU,
+        Summed in double precision: a sum of millions of squares in single precision is off in the third digit on a CPU,
         and differs with the way in which a gradient is cut.
         """
         parts = list(dict.fromkeys(group.part for group in self.groups))
@@ -149,11 +170,11 @@ class Strategy:
         if not held:
             return torch.zeros((), dtype=torch.float64, device=self.device)
         gradients = [local(parameter.grad) for parameter in held if parameter.grad is not None]
-        norms = torch._foreach_norm(gradients, 2, dtype=torch.float64)  # type: ignore[attr-defined]  (as above)
+        squares = sums_of_squares(gradients)
         # What several processes hold counts for a part in each.
         holders = [self.world.size / shares(parameter) if cut else 1.0 for parameter in held]
         weights = torch.tensor(holders, dtype=torch.float64).reciprocal()
-        return (torch.stack(norms).square() * weights.to(self.device)).sum()
+        return (squares * weights.to(self.device)).sum()
 
     @property
     def learning_rates(self) -> dict[str, float]:
@@ -240,10 +261,13 @@ class Strategy:
             raise KeyError(name)
         of_group = {group["name"]: optimizer for optimizer in self.optimizers for group in optimizer.param_groups}
         for group in self.groups:
+            optimizer = of_group[group.name]
             for name, parameter in group.parameters.items():
-                of_group[group.name].state[parameter] = {
-                    # A count of steps is no tensor of the parameter's shape and is never sharded.
-                    key: self.shard_like(value, parameter) if value.ndim else value.to(parameter.device)
+                # A count of steps is no tensor of the parameter's shape and is never sharded. It lies where its
+                # optimizer reads it: on the other side of the bus each parameter's would be waited for.
+                counted = torch.device("cpu") if isinstance(optimizer, AdamWBF16) else parameter.device
+                optimizer.state[parameter] = {
+                    key: self.shard_like(value, parameter) if value.ndim else value.to(counted)
                     for key, value in states[name].items()
                 }
 

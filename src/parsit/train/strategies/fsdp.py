@@ -1,5 +1,9 @@
 """FSDP2: each process holds a share of every weight, gradient and optimizer state, and gathers layer by layer.
 
+Gradients are summed over the processes, and cut into shares, in a step's last backward pass alone: until then each
+process adds up its own, whole, in fp32. That saves all but one of a step's rounds and costs 4 bytes a trained
+parameter; `--fsdp_sync_each_batch` is for where they are not there.
+
 Source: torch's `fully_shard`. Layers of towers and decoder are sharded one by one; embeddings, `lm_head` (which may be
 the same tensor) and what else there is form the root, which the objective's own forward gathers.
 """
@@ -14,7 +18,8 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from parsit.train.objective import Objective
+from parsit.processing.collate import Batch
+from parsit.train.objective import Losses, Objective, StepCounts
 from parsit.train.parts import layers_of
 from parsit.train.strategies.base import Strategy
 
@@ -42,6 +47,12 @@ class FullyShard(Strategy):
                 if self.device.type == "cpu":
                     module.set_force_sum_reduction_for_comms(True)  # gloo cannot scale while it sums
         return objective
+
+    def backward(self, batch: Batch, counts: StepCounts, last: bool) -> Losses:
+        """As in `Strategy`."""
+        assert isinstance(self.module, FSDPModule)
+        self.module.set_requires_gradient_sync(last or self.config.fsdp_sync_each_batch)
+        return super().backward(batch, counts, last)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
