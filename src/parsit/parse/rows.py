@@ -29,8 +29,8 @@ MIN_REPEATS = 4
 MIN_LOOP_TOKENS = 32
 _CHECK_EVERY = 8
 # Prompts that go through the model in one step, in tokens; a longer one goes alone, and rows that are being written
-# wait for that step. On a CPU one prompt a step: it keeps the processor busy by itself, so that several only wait for each
-# other, and rows that begin together end together, which makes the next ones wait as well (benchmarks/rows.py).
+# wait for that step. On a CPU one prompt a step: it keeps the processor busy by itself, so that several only wait for
+# each other, and rows that begin together end together, which makes the next ones wait as well (benchmarks/rows.py).
 PROMPT_TOKENS_A_STEP = {"cpu": 1, "cuda": 2048}
 
 
