@@ -153,12 +153,13 @@ def test_a_row_whose_client_left_or_whose_time_is_up_makes_room(engine):
     rows[1].deadline = time.monotonic() - 1
     for row in rows:
         batch.add(row)
-    batch.step()
+    while len(batch.active) < 3:  # a CPU takes one prompt a step
+        batch.step()
     assert rows[1].result.flags == ("stopped",)
     assert batch.active == [rows[0], rows[2], rows[3]]
     rows[0].is_cancelled = True
     assert batch.step() == [rows[0]]
-    assert (rows[0].result.flags, rows[0].result.num_tokens) == (("stopped",), 1)
+    assert (rows[0].result.flags, rows[0].result.num_tokens) == (("stopped",), 3)
     assert batch.active == [rows[2], rows[3]]
 
 

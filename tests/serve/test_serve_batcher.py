@@ -102,7 +102,7 @@ def test_a_step_that_fails_fails_its_rows_and_the_next_ones_are_answered(batcher
     ticket = {"on_delta": explode, "on_done": lambda result: (failed.append(result), arrived.set())}
     waiting: list = []
     answered = threading.Semaphore(0)
-    with batcher._wake:  # all arrive together: four begin, the first one of them explodes, two wait
+    with batcher._wake:  # all arrive together: the first explodes as it begins, the others wait
         batcher.submit(conversation(1), max_new_tokens=9, **ticket)
         for _ in range(5):
             batcher.submit(

@@ -36,7 +36,7 @@ def parser() -> Parser:
         "Serve a model: OpenAI's chat interface, /v1/parse for files, and a page for the browser.",
         groups=GROUPS,
     )
-    p.add_argument("model", metavar="MODEL", help="folder of a trained model")
+    p.add_argument("model", metavar="MODEL", help="folder of a trained model, or ORG/NAME on the Hub")
     p.add_argument("--host", default="127.0.0.1", help="address to listen on; others than this machine need a token")
     p.add_argument("--port", type=int, default=8000, help="port to listen on; 0: any that is free")
     p.add_argument(
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
     token = read_token(options.token_file)
     _require_extra()
 
-    from parsit.files.run_folder import find_model
+    from parsit.hub import model_folder
     from parsit.serve.address import bind, is_loopback
 
     is_local = is_loopback(options.host)
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
         raise UsageError(
             f"--host {options.host} can be reached by others: give --token_file FILE or set {TOKEN_VARIABLE}"
         )
-    folder = find_model(options.model)
+    folder = model_folder(options.model)
     with bind(options.host, options.port) as bound:
         _serve(options, folder, token, is_local, bound)
     return 0

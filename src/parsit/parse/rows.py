@@ -28,10 +28,10 @@ MAX_PERIOD = 64
 MIN_REPEATS = 4
 MIN_LOOP_TOKENS = 32
 _CHECK_EVERY = 8
-# Prompts that go through the model in one step, in tokens; a longer one goes alone. Rows that are being written wait
-# for that step. A CPU is busy with one prompt already: several at a time would make each wait for all, and since rows
-# that begin together end together, the next ones as well.
-PROMPT_TOKENS_A_STEP = {"cpu": 256, "cuda": 2048}
+# Prompts that go through the model in one step, in tokens; a longer one goes alone, and rows that are being written
+# wait for that step. On a CPU one prompt a step: it keeps the processor busy by itself, so that several only wait for
+# each other, and rows that begin together end together, which makes the next ones wait as well (benchmarks/rows.py).
+PROMPT_TOKENS_A_STEP = {"cpu": 1, "cuda": 2048}
 
 
 class Matcher(Protocol):
