@@ -9,6 +9,7 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from parsit import hf
+from parsit.files.manifest import require_sound_model
 from parsit.hub import model_folder
 from parsit.model import ParsitForConditionalGeneration
 from parsit.processing.collate import collate
@@ -172,10 +173,10 @@ def load_engine(path: str | Path, device: str | None = None, batch_size: int = 8
         batch_size: prompts that go through the model together.
 
     Raises:
-        InputError: no model there, or one that cannot be loaded.
+        InputError: no model there, one that cannot be loaded, or files that are not what their manifest says.
         UsageError: a device that is not here.
     """
-    folder = model_folder(path)
+    folder = require_sound_model(model_folder(path))
     processor = hf.load_processor(folder)
     target = _device(device)
     # bf16 halves the memory on a GPU; on a CPU fp32 is as fast, and repeats to the bit.
