@@ -80,6 +80,7 @@ class Record:
         self.path = path
         self._pending = bytearray()
         self._file: FileIO | None = None
+        self.was_deleted = False
 
     def add(self, entry: dict[str, Any]) -> OSError | None:
         """Append an object; the error where it cannot be written yet."""
@@ -93,21 +94,21 @@ class Record:
         return None
 
     def sync(self) -> None:
-        """Force all lines onto the disk; a file that was deleted is begun again with what was not written yet.
+        """Force all lines onto the disk.
 
         Raises:
             OSError: that cannot be done.
         """
         if self.path is None:
             return
-        if self._file is not None and os.fstat(self._file.fileno()).st_nlink == 0:
-            self._file.close()
-            self._file = FileIO(self.path, "ab")
         if (file := self._flush(self.path)) is not None:
             os.fsync(file.fileno())
 
     def _flush(self, path: Path) -> FileIO | None:
-        """Write what is pending; the file, if there is one yet."""
+        """Write what is pending; the file, if there is one yet. One that was deleted is begun again."""
+        if self._file is not None and os.fstat(self._file.fileno()).st_nlink == 0:
+            self._file.close()
+            self._file, self.was_deleted = None, True
         if self._pending and self._file is None:
             self._file = FileIO(path, "ab")
         while self._pending and self._file is not None:
@@ -268,6 +269,9 @@ class Log:
     def _add(self, record: Record, step: int, entry: dict[str, Any]) -> None:
         """Append to a record; that the disk does not take it is said once, and no reason to stop between two saves."""
         error = record.add(entry)
+        if record.was_deleted and error is None:
+            record.was_deleted = False
+            self.say(f"step {step}: {record.path}: was deleted; begun again, without the steps before")
         if error is not None and not self._is_behind:
             reason = error.strerror or error
             self.say(
