@@ -201,8 +201,10 @@ def supersede(output_dir: Path, checkpoint: Path, step: int, records: Sequence[s
     Raises:
         OSError: they cannot be moved.
     """
-    own = checkpoint.resolve().parent == output_dir.resolve()
-    beyond = [path for number, path in list_checkpoints(output_dir) if not own or number > step]
+    here = checkpoint.resolve()
+    own = here.parent == output_dir.resolve()
+    others = [(number, path) for number, path in list_checkpoints(output_dir) if path.resolve() != here]
+    beyond = [path for number, path in others if not own or number > step]
     if not beyond:
         return None
     number = 1 + max((int(p.name.rpartition("-")[2]) for p in output_dir.glob("superseded-[0-9]*")), default=0)
