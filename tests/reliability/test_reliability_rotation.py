@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import shutil
 import tempfile
@@ -28,6 +29,8 @@ from parsit.files.run_folder import Retention, clear_leftovers, find_best, find_
 from parsit.train.checkpoint import TrainState, load_state, write_best
 from parsit.train.resume import settle
 
+# Fewer where there is little time.
+TRACES = int(os.environ.get("TRACES", "10000"))
 OPERATIONS = 130  # a few more than a save with all that follows it has
 
 
@@ -153,5 +156,7 @@ def test_rotation_in_any_order(capsys):
 
 @pytest.mark.sweep
 def test_rotation_in_any_order_often():
-    run(10_000)
-    print("\nrotation: 10,000 traces of up to 12 rules, never without a checkpoint that verifies, the best never lost")
+    run(TRACES)
+    print(
+        f"\nrotation: {TRACES:,} traces of up to 12 rules, never without a checkpoint that verifies, the best never lost"
+    )
