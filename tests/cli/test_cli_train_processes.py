@@ -101,6 +101,7 @@ def test_ranks_save_and_end_with_a_launcher_that_is_killed(folder):
     assert f"stopped by a signal; saved orphans/{rest[0][1].name}" in errors
 
 
+@pytest.mark.sweep
 def test_a_second_run_in_the_folder_is_refused_and_a_second_signal_says_what_is_lost(folder):
     run = folder / "twice"
     with started(command("twice"), cwd=folder) as process:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
+import signal
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -14,7 +17,9 @@ from test_train_loop import learnt, metrics
 from parsit.config import TrainConfig
 from parsit.files.manifest import verify
 from parsit.files.run_folder import list_checkpoints
+from parsit.files.run_lock import run_lock
 from parsit.train.checkpoint import SaveError
+from parsit.train.fit import fit
 from parsit.train.resume import changed_settings
 from parsit.types import InputError
 
@@ -184,6 +189,40 @@ def test_a_record_with_a_line_of_zeros_is_kept_beside_and_said(run, folder, caps
     assert f"warning: {path}:3: no entry of a step (2 such lines); dropped, all is kept in {path}.damaged" in err
     assert (folder / "metrics.jsonl.damaged").read_bytes().count(b"\n") == 11
     assert [entry["step"] for entry in metrics(folder)] == list(range(1, 10))
+
+
+def test_a_second_signal_ends_the_run_at_once_and_says_what_is_lost(run, tmp_path, capsys):
+    def ask_twice(_, step):
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)  # as the process itself and with its group: one request
+            time.sleep(2.1)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, max_steps=9, on_step=ask_twice)
+    assert len(metrics(tmp_path)) == 4
+    last = tmp_path / "checkpoint-3"
+    assert f"stopped at once by a second signal: what came after {last} is lost" in capsys.readouterr().err
+
+
+def test_a_run_that_is_asked_saves_and_goes_on(run, tmp_path, capsys):
+    def ask(_, step):
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    assert run(tmp_path, max_steps=4, save_steps=100, on_step=ask).is_whole
+    assert steps(tmp_path) == [2, 4]
+    assert f"step 2: asked to save; the newest checkpoint is {tmp_path / 'checkpoint-2'}" in capsys.readouterr().err
+
+
+def test_a_folder_that_another_run_writes_into_is_refused(tmp_path):
+    config = TrainConfig(output_dir=str(tmp_path), data=["none.jsonl"], num_processes=1)
+    with run_lock(tmp_path, pytest.fail), pytest.raises(InputError, match="another run is writing into it"):
+        fit(config)
+    with pytest.raises(InputError, match=r"none\.jsonl"):
+        fit(config)
+    assert not list(tmp_path.iterdir())
 
 
 def test_other_texts_of_the_same_lengths_are_refused(run, samples, tmp_path):
