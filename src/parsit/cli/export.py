@@ -103,7 +103,7 @@ def require_exported(folder: Path) -> None:
         InputError: a folder that holds no Parsit model, or one that cannot be loaded.
     """
     from parsit import hf
-    from parsit.files.run_folder import MANIFEST
+    from parsit.files.manifest import MANIFEST
     from parsit.model.adapter_files import is_adapter_folder
 
     if (folder / MANIFEST).is_file() or is_adapter_folder(folder):
