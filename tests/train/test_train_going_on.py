@@ -18,9 +18,12 @@ from parsit.config import TrainConfig
 from parsit.files.manifest import verify
 from parsit.files.run_folder import list_checkpoints
 from parsit.files.run_lock import run_lock
+from parsit.parse.engine import load_engine
 from parsit.train.checkpoint import SaveError
 from parsit.train.fit import fit
+from parsit.train.prepare import prepare
 from parsit.train.resume import changed_settings
+from parsit.train.world import World
 from parsit.types import InputError
 
 
@@ -223,6 +226,19 @@ def test_a_folder_that_another_run_writes_into_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"none\.jsonl"):
         fit(config)
     assert not list(tmp_path.iterdir())
+
+
+def test_flipped_weights_are_found_by_who_reads_or_trains_on_with_them(folder, tmp_path):
+    weights = folder / json.loads((folder / "best.json").read_text())["checkpoint"] / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-100] ^= 1
+    weights.write_bytes(content)
+    said = r"is not as it was saved: model\.safetensors has another checksum; name another checkpoint of the run"
+    with pytest.raises(InputError, match=said):
+        load_engine(folder)
+    flags = {"output_dir": str(tmp_path / "next"), "data": ["none.jsonl"], "model_name_or_path": str(folder)}
+    with pytest.raises(InputError, match=said):
+        prepare(TrainConfig(**flags), World())
 
 
 def test_other_texts_of_the_same_lengths_are_refused(run, samples, tmp_path):
