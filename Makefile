@@ -10,7 +10,7 @@ OLDEST_TRANSFORMERS := 4.53.2
 T ?= tests
 COVERAGE := $(if $(filter tests,$(T)),--cov --cov-report=term:skip-covered)
 
-.PHONY: setup demo test quick test-page test-compat check fix clean help chain bench-train gpu gpu-data bench-memory bench-data fuzz
+.PHONY: setup demo test quick test-page test-compat check fix clean help chain bench-train gpu gpu-data bench-memory bench-data fuzz test-reliability
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -35,7 +35,7 @@ test: setup  ## run the tests, two at a time; T=tests/model: these alone
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(COVERAGE) $(T)
 
 quick: setup  ## run the tests that are neither slow nor start several processes, without coverage
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m 'not gpu and not browser and not slow and not dist' $(T)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m 'not gpu and not browser and not sweep and not slow and not dist' $(T)
 
 $(COMPAT)/.ready: pyproject.toml constraints.txt
 	test -x $(COMPAT)/bin/python || $(PYTHON) -m venv $(COMPAT)
@@ -82,6 +82,9 @@ bench-data: setup  ## the data engine: index, packs, resuming, waiting; files co
 	$(BIN)/parsit data synth --out build/crops --unit line --pages 120 --seed 7
 	$(BIN)/python benchmarks/data_engine.py --data build/crops
 	$(BIN)/python benchmarks/convert.py
+
+test-reliability: setup  ## what is killed, filled, flipped and cut short, at every place; docs/reliability.md (20 minutes)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q -s -m 'sweep or not gpu' tests/reliability tests/cli/test_cli_train_processes.py
 
 fuzz: setup  ## ten minutes of broken records, images and mixtures: only named errors may come out
 	$(BIN)/python tests/fuzz_data.py --minutes 10

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 
@@ -39,6 +40,19 @@ def everything_shown(terminal: int) -> str:
             shown += part
     os.close(terminal)
     return shown.decode()
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process started, in the order of their start."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs: it is there, and is more than an entry that nobody has asked for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def ignore_interrupts() -> None:

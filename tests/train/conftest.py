@@ -43,7 +43,7 @@ def samples(tmp_path_factory) -> list[Sample]:
 
 @pytest.fixture
 def run(mini, processor, samples):
-    """Train the miniature model into a folder, resuming from its newest checkpoint; keyword arguments are flags."""
+    """Train the miniature model into a folder, from its newest checkpoint or `resume` on; keyword arguments: flags."""
 
     def start(output_dir: Path, data: list[Sample] = samples, seed: int = 0, model=None, on_step=None, **flags):
         config = TrainConfig(
@@ -52,7 +52,7 @@ def run(mini, processor, samples):
             | {"dataloader_num_workers": 0, "glyph_loss_weight": 0.5, "save_steps": 3, "eval_steps": 0} | flags,
         )  # fmt: skip
         output_dir.mkdir(exist_ok=True, parents=True)
-        checkpoint = find_newest(output_dir, warn=print)
+        checkpoint = Path(flags["resume"]) if "resume" in flags else find_newest(output_dir, warn=print)
         if model is None:
             model = hf.load_model(checkpoint) if checkpoint else hf.new_model(mini, processor, seed)
         data_set = in_memory(data, processor, 512)

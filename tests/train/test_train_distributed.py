@@ -25,6 +25,7 @@ from dist_support import (
 from safetensors.torch import load_file
 
 from parsit import hf
+from parsit.files.manifest import write_manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.dist, pytest.mark.timeout(0)]  # `run_job` has a limit of its own
 
@@ -107,8 +108,29 @@ def seen(folder):
         shutil.copytree(folder / "out" / f"halves-{origin}", target)
         shutil.rmtree(target / "checkpoint-6")
         resumed.append({"name": target.name, "flags": flags(name, HALVES, 4), "validate": True})
+    for name in ("rated-zero3", "halved-zero2"):
+        target = shutil.copytree(folder / "out" / f"halves-{name.split('-')[1]}", folder / "out" / name)
+        shutil.rmtree(target / "checkpoint-6")
+        rates = {"learning_rate": 2 * HALVES["learning_rate"]} if name == "rated-zero3" else {}
+        resumed.append({"name": name, "flags": flags(name.split("-")[1], HALVES, 4, **rates), "validate": True})
+    halved = folder / "out" / "halved-zero2" / "checkpoint-3"
+    next(halved.glob("train_state/*/*_optim_states.pt")).unlink()
+    write_manifest(halved)
     found |= run_job(job | {"runs": resumed}, folder / "jobs-resumed", 2)
     return found
+
+
+def test_a_run_under_zero_goes_on_at_the_rate_of_now(folder, seen):
+    """DeepSpeed writes down its own, and would go on with that without a word."""
+    before, found = (metrics(folder / "out" / name) for name in ("halves-zero3", "rated-zero3"))
+    assert "error" not in seen["rated-zero3"][0]
+    assert [entry["learning_rate"] for entry in found[3:]] == [2 * entry["learning_rate"] for entry in before[3:]]
+
+
+def test_a_run_under_zero_goes_on_in_as_many_processes_alone(seen):
+    for rank in seen["halved-zero2"]:
+        assert rank["error"].startswith("InputError: ")
+        assert "was written by 1 processes and cannot be dealt out to 2: start 1" in rank["error"]
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from parsit import hf
 from parsit.config import TrainConfig
-from parsit.files.run_folder import write_manifest
+from parsit.files.manifest import write_manifest
 from parsit.processing.collate import collate
 from parsit.train.objective import Objective, StepCounts
 from parsit.train.parts import set_tunable

@@ -72,7 +72,8 @@ def max_length_of(model: str, given: int | None) -> int | None:
 def _of_folder(folder: Path) -> int | None:
     import yaml
 
-    from parsit.files.run_folder import CONFIG_FILE, find_model
+    from parsit.files.manifest import CONFIG_FILE
+    from parsit.files.run_folder import find_model
 
     path = find_model(folder) / CONFIG_FILE
     if not path.is_file():

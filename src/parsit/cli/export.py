@@ -103,7 +103,7 @@ def require_exported(folder: Path) -> None:
         InputError: a folder that holds no Parsit model, or one that cannot be loaded.
     """
     from parsit import hf
-    from parsit.files.run_folder import MANIFEST
+    from parsit.files.manifest import MANIFEST
     from parsit.model.adapter_files import is_adapter_folder
 
     if (folder / MANIFEST).is_file() or is_adapter_folder(folder):
@@ -142,7 +142,8 @@ def find_checkpoint(source: str | Path) -> Path:
         InputError: there is none, or it is not whole.
     """
     from parsit.cli.console import say
-    from parsit.files.run_folder import MANIFEST, find_best, find_newest, list_checkpoints, verify
+    from parsit.files.manifest import MANIFEST, verify
+    from parsit.files.run_folder import find_best, find_newest, list_checkpoints
     from parsit.hub import model_folder
 
     path = Path(source)

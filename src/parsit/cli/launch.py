@@ -6,6 +6,7 @@ machine this keeps the command the same and the error one line: the processes' o
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
@@ -13,14 +14,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from parsit.train.world import World
 
 GRACE_S = 30.0
+# After a second request to stop.
+HURRY_S = 3.0
+# Two signals within so many seconds are one request, as for the processes themselves (`parsit.train.requests`).
+SAME_REQUEST_S = 2.0
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LINGER_S = 5.0
 _ASKED = "parsit/last-word"
+_LAUNCHER = "PARSIT_LAUNCHER"
+_POLL_S = 0.1
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def num_processes(asked: int) -> int:
@@ -47,28 +57,49 @@ def set_defaults(processes: int) -> None:
         os.environ.setdefault("NCCL_IB_DISABLE", "1")
 
 
-def run_processes(arguments: Sequence[str], processes: int) -> int:
+def run_processes(arguments: Sequence[str], processes: int, hang_timeout_s: int = 0) -> int:
     """`parsit ARGUMENTS` in so many processes; the exit code of the first that failed, else 0.
 
     Where one ends badly the others are asked to stop, and killed if they do not; one that was killed, and so could not
-    say anything, is named. Ctrl-C and SIGTERM are handed on.
+    say anything, is named, and so is one that does not go on. Signals are handed on; a second request to stop ends the
+    processes within `HURRY_S`. They end with this process, however it ends.
+
+    Args:
+        arguments: the command line.
+        processes: how many.
+        hang_timeout_s: how long a process may be stopped (SIGSTOP) before all are ended; 0: for ever.
     """
     port = str(_free_port())
     running = []
     for rank in range(processes):
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
-        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, _LAUNCHER: str(os.getpid())}
         running.append(subprocess.Popen([sys.executable, "-m", "parsit.cli", *arguments], env=os.environ | place))
-    # Ctrl-C reaches every process of the terminal; SIGTERM only this one.
-    previous = {
-        signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
-        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, _: _signal_all(running, number)),
-    }
+    requests: list[float] = []
+
+    def hand_on(number: int, _: object) -> None:
+        if number != signal.SIGUSR1:
+            requests.append(time.monotonic())
+        _signal_all(running, number)
+
+    heard = [signal.SIGUSR1, *(number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN)]
+    previous = {number: signal.signal(number, hand_on) for number in heard}
     try:
-        return _wait(running)
+        return _wait(running, requests, hang_timeout_s)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def end_with_launcher() -> None:
+    """Let this process, where `run_processes` started it, be asked to stop (SIGTERM) when that one ends (on Linux)."""
+    launcher = os.environ.get(_LAUNCHER)
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if launcher is None or prctl is None:
+        return
+    prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != int(launcher):  # it was faster
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 class LastWord:
@@ -107,22 +138,62 @@ class LastWord:
 def is_peer_lost(error: RuntimeError) -> bool:
     """Whether a collective failed because another process is gone. Why it went is for that one to say, or its starter.
 
-    gloo and NCCL have no error of their own for this.
+    gloo, NCCL and the store at which the processes met have no error of their own for this.
     """
     words = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exit")
+    words += ("failed to recv", "Timed out waiting", "Connection refused")
     return any(part in str(error) for part in words)
 
 
-def _wait(running: list[subprocess.Popen[bytes]]) -> int:
+def end_without_peer(error: RuntimeError, rank: int) -> NoReturn:
+    """End a process that lost another one, with exit code 1; whoever started them all may say which it was.
+
+    To part in good order would be to wait for the one that is gone.
+    """
+    if _LAUNCHER not in os.environ:
+        reason = " ".join(str(error).split())[:200]
+        said = f"process {rank}: another process of the run is gone or does not answer ({reason})"
+        print(f"parsit: {said}; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def _wait(running: list[subprocess.Popen[bytes]], requests: list[float], hang_timeout_s: int) -> int:
+    stopped_s = [0.0] * len(running)
     # Each is asked each time: the one that failed may stand behind one that waits for it for ever.
     while not any(codes := [process.poll() for process in running]) and None in codes:
-        time.sleep(0.1)
-    _tell_killed(running)
+        if requests and requests[-1] - requests[0] > SAME_REQUEST_S:
+            _end(running, HURRY_S)
+            break
+        # Counted, not measured: where this process is stopped too (Ctrl-Z) no time passes.
+        stopped_s = [s + _POLL_S if _is_stopped(p.pid) else 0.0 for s, p in zip(stopped_s, running, strict=True)]
+        if hang_timeout_s and max(stopped_s) > hang_timeout_s:
+            _end_stopped(running, stopped_s.index(max(stopped_s)), hang_timeout_s)
+            break
+        time.sleep(_POLL_S)
+    else:
+        _tell_killed(running)
     _end(running)
     codes = [process.wait() for process in running]
     # The first that failed by itself; those that were ended because of it carry a signal's negative number.
     bad = [code for code in codes if code > 0] or [128 - code for code in codes if code < 0]
     return bad[0] if bad else 0
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a process is stopped by a signal or a debugger (Linux's /proc; elsewhere never)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
+    except (OSError, IndexError):
+        return False
+
+
+def _end_stopped(running: list[subprocess.Popen[bytes]], rank: int, seconds: int) -> None:
+    """Name the process that is stopped, and end it: the others then notice that it is gone."""
+    said = f"process {rank} has been stopped (SIGSTOP or a debugger) for {seconds} s (--hang_timeout), the others wait"
+    print(
+        f"parsit: {said}: the run ends; the same command goes on from the last checkpoint", file=sys.stderr, flush=True
+    )
+    running[rank].kill()
 
 
 def _tell_killed(running: list[subprocess.Popen[bytes]]) -> None:
@@ -134,15 +205,15 @@ def _tell_killed(running: list[subprocess.Popen[bytes]]) -> None:
             print(f"parsit: process {rank} was ended by {signal.Signals(-code).name}{why}", file=sys.stderr)
 
 
-def _end(running: list[subprocess.Popen[bytes]]) -> None:
+def _end(running: list[subprocess.Popen[bytes]], grace_s: float = GRACE_S) -> None:
     """Give the others a moment (they may be ending with the same error), then end them."""
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline and any(process.poll() is None for process in running):
-        time.sleep(0.1)
+        time.sleep(_POLL_S)
     _signal_all(running, signal.SIGTERM)
-    deadline = time.monotonic() + GRACE_S
+    deadline = time.monotonic() + grace_s
     while time.monotonic() < deadline and any(process.poll() is None for process in running):
-        time.sleep(0.1)
+        time.sleep(_POLL_S)
     _signal_all(running, signal.SIGKILL)
 
 

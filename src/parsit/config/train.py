@@ -144,6 +144,7 @@ class TrainingArguments:
         resume: auto (go on where the folder's newest good checkpoint stands), never, or a checkpoint's path.
         seed: seed of weights and data order.
         max_steps: optimizer steps; -1: as num_train_epochs says.
+        max_hours: save and stop in time for this many hours from the start; 0: no limit.
         num_train_epochs: passes over the data where max_steps is -1.
         per_device_train_batch_size: samples in one forward pass.
         per_device_eval_batch_size: most samples in one forward pass of the validation; never more positions than
@@ -183,6 +184,8 @@ class TrainingArguments:
         sample_steps: steps between readings of a few validation samples, with their CER; 0: never.
         gradient_checkpointing_layers: of the language model only these layers, as FIRST-LAST from 0; by default all.
         num_processes: processes on this machine; 0: one for each GPU, one without.
+        hang_timeout: of several processes on this machine, seconds after which one that is stopped (SIGSTOP, a
+            debugger) ends the run; 0: never.
         deepspeed: ZeRO: zero2 (gradients and optimizer are shared), zero3 (weights too), zero3_4b (all of it in the
             CPU's memory), or a JSON file of DeepSpeed's, in which "auto" values are filled in.
         fsdp: shard weights, gradients and optimizer over the processes (FSDP2).
@@ -196,6 +199,7 @@ class TrainingArguments:
     resume: str = "auto"
     seed: int = 42
     max_steps: int = -1
+    max_hours: float = 0.0
     num_train_epochs: float = 1.0
     per_device_train_batch_size: int = 8
     per_device_eval_batch_size: int = 16
@@ -228,6 +232,7 @@ class TrainingArguments:
     sample_steps: int = 0
     gradient_checkpointing_layers: str | None = None
     num_processes: int = 0
+    hang_timeout: int = 30
     deepspeed: str | None = None
     fsdp: bool = False
     fsdp_sync_each_batch: bool = False
@@ -286,10 +291,10 @@ class TrainConfig(ModelArguments, DataArguments, TrainingArguments):
         for name in at_least_one:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         not_negative = ("dataloader_num_workers", "eval_steps", "save_total_limit", "warmup_steps", "seed")
-        not_negative += ("sample_steps", "num_processes", "max_eval_samples")
+        not_negative += ("sample_steps", "num_processes", "max_eval_samples", "hang_timeout")
         for name in (*not_negative, "max_tiles_per_pack"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        for name in ("weight_decay", "max_grad_norm", "glyph_loss_weight"):
+        for name in ("weight_decay", "max_grad_norm", "glyph_loss_weight", "max_hours"):
             _require(0 <= getattr(self, name) < inf, name, getattr(self, name), "0 or more")
         for name in ("warmup_ratio", "min_lr_ratio", "max_bad_fraction"):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")

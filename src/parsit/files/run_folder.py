@@ -1,31 +1,33 @@
 """The folder of a training run: which checkpoints it holds, which of them are whole, which is the newest and the best.
 
 output_dir/
-checkpoint-500/
-config.json, model.safetensors, tokenizer.json, …   an ordinary Hugging Face folder
-train_state/                                         what resuming needs besides
-train_config.yaml                                    the resolved configuration
-manifest.json                                        every file with its size and checksum
-best.json                                              which checkpoint validated best
-metrics.jsonl
+  checkpoint-500/
+    config.json, model.safetensors, tokenizer.json, …   an ordinary Hugging Face folder
+    train_state/                                         what resuming needs besides
+    train_config.yaml                                    the resolved configuration
+    manifest.json                                        every file with its size and checksum
+  best.json                                              which checkpoint validated best
+  metrics.jsonl
+  superseded-1/                                          what lay beyond an older checkpoint that was gone on from
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from parsit.files.manifest import verify
 from parsit.files.whole import write_whole
 from parsit.types import InputError
 
-MANIFEST = "manifest.json"
 BEST_FILE = "best.json"
-CONFIG_FILE = "train_config.yaml"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+# What a save that was cut short leaves: drafts of checkpoints and of a base's folder, old checkpoints on their way out,
+# and files that had not been renamed yet (`WholeFile`).
+_LEFTOVER = re.compile(r"\.(checkpoint-\d+\.(partial|partial\.old|old)|base\..{8}|\w+\.jsonl?\..{8})")
 
 
 def checkpoint_path(output_dir: Path, step: int) -> Path:
@@ -68,9 +70,12 @@ def find_best(output_dir: Path) -> Path | None:
     if not path.is_file():
         return None
     try:
-        best = output_dir / json.loads(path.read_text(encoding="utf-8"))["checkpoint"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        name = json.loads(path.read_text(encoding="utf-8"))["checkpoint"]
+        if not _CHECKPOINT.fullmatch(name):
+            raise ValueError(f"{name!r} is none")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: does not name a checkpoint; remove it, or name the checkpoint itself") from error
+    best = output_dir / name
     return best if (best / "config.json").is_file() else None
 
 
@@ -111,39 +116,107 @@ def is_parsit_model(folder: Path) -> bool:
         raise InputError(f"{path}: no model's configuration ({error}); was it written or copied whole?") from error
 
 
-def prune(output_dir: Path, keep: int, best_step: int | None) -> None:
-    """Delete the oldest checkpoints beyond `keep` (0: none), never the best one. The newest must have been verified."""
-    if not keep:
-        return
-    candidates = [(step, path) for step, path in list_checkpoints(output_dir) if step != best_step]
-    for _, path in candidates[:-keep]:
-        shutil.rmtree(path)
+class Retention:
+    """Which checkpoints of a run are kept: the newest that verify, and the best one.
+
+    What was verified once is not read again: its sizes are looked at. What this run wrote counts as verified.
+
+    Args:
+        output_dir: the run's folder.
+        keep: how many verified checkpoints are kept besides the best one; 0: all.
+    """
+
+    def __init__(self, output_dir: Path, keep: int) -> None:
+        self.output_dir, self.keep = output_dir, keep
+        self._verified: set[Path] = set()
+
+    def prune(self, written: int, best_step: int | None) -> None:
+        """Delete what is older than the checkpoints that are kept; never the step just `written`, nor the best.
+
+        Raises:
+            OSError: one cannot be deleted.
+        """
+        self._verified.add(checkpoint_path(self.output_dir, written))
+        if not self.keep:
+            return
+        others = [path for step, path in list_checkpoints(self.output_dir) if step not in (written, best_step)]
+        kept = 1 if written != best_step else 0
+        for number, path in reversed(list(enumerate(others))):
+            if kept >= self.keep:
+                delete(others[: number + 1])
+                return
+            kept += self._is_whole(path)
+
+    def _is_whole(self, path: Path) -> bool:
+        if verify(path, checksums=path not in self._verified) is not None:
+            return False
+        self._verified.add(path)
+        return True
 
 
-def write_manifest(folder: Path) -> None:
-    """List a checkpoint's files with their sizes and checksums, for `verify`. Raises `OSError`."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    entries = {
-        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": _sha256(path)} for path in files
-    }
-    (folder / MANIFEST).write_text(json.dumps({"files": entries}, indent=2) + "\n", encoding="utf-8")
+def delete(checkpoints: Sequence[Path]) -> None:
+    """Delete checkpoints, oldest first; each is renamed first, so that none is ever there in part. Raises `OSError`."""
+    for path in checkpoints:
+        leaving = path.with_name(f".{path.name}.old")
+        shutil.rmtree(leaving, ignore_errors=True)
+        path.rename(leaving)
+        shutil.rmtree(leaving)
 
 
-def verify(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, in words; None when every file is there with its checksum."""
-    try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        return f"no readable {MANIFEST} ({error})"
-    for name, entry in manifest["files"].items():
-        file = checkpoint / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != entry["size"]:
-            return f"{name} has {file.stat().st_size} bytes instead of {entry['size']}"
-        if _sha256(file) != entry["sha256"]:
-            return f"{name} has another checksum"
-    return None
+def clear_leftovers(output_dir: Path) -> list[Path]:
+    """Delete what saves that were cut short left in a run's folder, which nobody else may be writing into.
+
+    A whole checkpoint whose place is empty goes there: a file system that cannot exchange two folders has a moment in
+    which the old one has left its place and the new one has not come.
+
+    Returns:
+        The checkpoints that were put in their place.
+    """
+    saved = []
+    for path in sorted(path for path in output_dir.glob(".*") if _LEFTOVER.fullmatch(path.name)):
+        match = _CHECKPOINT.search(path.name)
+        final = output_dir / match.group() if match else None
+        if final and not final.exists() and verify(path) is None:
+            path.rename(final)
+            saved.append(final)
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return saved
+
+
+def supersede(output_dir: Path, checkpoint: Path, step: int, records: Sequence[str]) -> tuple[Path, list[Path]] | None:
+    """Move aside what a run no longer is, because it goes on from a checkpoint that is not its newest.
+
+    Args:
+        output_dir: the run's folder.
+        checkpoint: where the run goes on from; where that is no checkpoint of this folder, all that are give way.
+        step: its step.
+        records: names of files that will be cut back to that step; they are copied first.
+
+    Returns:
+        The folder that they were moved to and what they were; None: nothing was beyond the checkpoint.
+
+    Raises:
+        OSError: they cannot be moved.
+    """
+    here = checkpoint.resolve()
+    own = here.parent == output_dir.resolve()
+    others = [(number, path) for number, path in list_checkpoints(output_dir) if path.resolve() != here]
+    beyond = [path for number, path in others if not own or number > step]
+    if not beyond:
+        return None
+    number = 1 + max((int(p.name.rpartition("-")[2]) for p in output_dir.glob("superseded-[0-9]*")), default=0)
+    aside = output_dir / f"superseded-{number}"
+    aside.mkdir()
+    for name in (*records, BEST_FILE):
+        if (output_dir / name).is_file():
+            shutil.copy2(output_dir / name, aside / name)
+    # The newest first: cut short, the folder still holds a run that ends earlier than it did.
+    for path in reversed(beyond):
+        path.rename(aside / path.name)
+    return aside, beyond
 
 
 def require_good(checkpoint: Path) -> Path:
@@ -156,8 +229,3 @@ def require_good(checkpoint: Path) -> Path:
     if problem:
         raise InputError(f"{checkpoint}: cannot resume from it: {problem}")
     return checkpoint
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -25,6 +25,10 @@ from parsit.model.merge import merge_rows, on_device
 from parsit.tiling import ImagePlan, NativeLayout
 
 
+# Here and not where a tower is made: one that came from another process was made there.
+packed_attention.register()
+
+
 class NativeTower(nn.Module):
     """SigLIP2's embeddings and encoder, called with one row of patches.
 
@@ -38,7 +42,6 @@ class NativeTower(nn.Module):
     def __init__(self, tower: Any) -> None:
         super().__init__()
         self.embeddings, self.encoder = tower.embeddings, tower.encoder
-        packed_attention.register()
         self.encoder.config._attn_implementation = packed_attention.IMAGES
 
     def forward(self, pixel_values: torch.Tensor, grids: Sequence[tuple[int, int]]) -> torch.Tensor:

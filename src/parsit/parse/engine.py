@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from parsit import hf
+from parsit.files.manifest import require_sound_model
 from parsit.hub import model_folder
 from parsit.model import ParsitForConditionalGeneration
 from parsit.model.number_format import cpu_has_bf16
@@ -202,10 +203,10 @@ def load_engine(path: str | Path, device: str | None = None, batch_size: int = 8
         dtype: `float32`, `bfloat16` or `auto`: bfloat16 on a GPU, and on a CPU that multiplies it for a large model.
 
     Raises:
-        InputError: no model there, or one that cannot be loaded.
+        InputError: no model there, one that cannot be loaded, or files that are not what their manifest says.
         UsageError: a device that is not here.
     """
-    folder = model_folder(path)
+    folder = require_sound_model(model_folder(path))
     processor = hf.load_processor(folder)
     target = _device(device)
     model = hf.load_model(folder)

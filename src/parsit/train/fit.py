@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import torch
 
 from parsit.config import TrainConfig
+from parsit.files.run_folder import clear_leftovers
+from parsit.files.run_lock import run_lock
 from parsit.train.host_memory import keep_freed_memory
 from parsit.train.loop import OnStep, TrainResult, train
 from parsit.train.preflight import require_ready
 from parsit.train.prepare import Bars, Prepared, no_bars, prepare
+from parsit.train.requests import Requests
 from parsit.train.trial import is_out_of_memory
 from parsit.train.world import World, join, leave, place_in_environment
 from parsit.types import ParsitError, UsageError
@@ -78,20 +83,42 @@ def run(
         KeyboardInterrupt: SIGINT or SIGTERM came; the state was saved first.
     """
     set_tf32(config.tf32, world.device)
-    prepared = prepare(config, world, bars=bars, say=say)
-    if world.is_first:
-        on_prepared(prepared)
-    require_ready(prepared, say)
-    try:
-        result = train(prepared, on_step)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        raise MemoryFullError(world, error) from error
-    if world.is_first:
+    requests = Requests(config.max_hours)
+    with _own_folder(config, world, say):
+        prepared = prepare(config, world, bars=bars, say=say)
+        if world.is_first:
+            on_prepared(prepared)
+        require_ready(prepared, say)
+        try:
+            result = train(prepared, on_step, requests)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise MemoryFullError(world, error) from error
+    if world.is_first and result.is_whole:
         ending = f", validation loss {result.eval_loss:.4f}" if result.eval_loss is not None else ""
         say(f"trained {result.steps} steps{ending}; saved {result.checkpoint}")
     return result
+
+
+@contextmanager
+def _own_folder(config: TrainConfig, world: World, say: Callable[[str], None]) -> Iterator[None]:
+    """Keep other runs out of the run's folder, and clear what killed saves left there. All processes call this at once.
+
+    Raises:
+        InputError: another run is writing into it.
+        ParsitError: it cannot be written.
+    """
+    output_dir = Path(str(config.output_dir))
+    with ExitStack() as held:
+
+        def take() -> list[Path]:
+            held.enter_context(run_lock(output_dir, say))
+            return clear_leftovers(output_dir)
+
+        for path in world.on_first(take):
+            say(f"{path}: was whole but not in its place, as the save was cut short; put there")
+        yield
 
 
 def fit(config: TrainConfig, on_step: OnStep = lambda run, step: None) -> TrainResult:

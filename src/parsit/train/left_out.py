@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from parsit.data.dataset import DataSet
 from parsit.data.faults import Finding
-from parsit.train.metrics import cut_back
+from parsit.train.metrics import Record, cut_back
 from parsit.types import InputError
 
 LEFT_OUT_FILE = "left_out.jsonl"
@@ -29,7 +30,7 @@ class LeftOut:
         self._max_bad_fraction = max_bad_fraction
         self._places: set[str] = set()
         self._say: Callable[[str], object] = print
-        self._writes = True
+        self._record = Record(None)
 
     def __len__(self) -> int:
         """Different samples that were left out so far."""
@@ -40,14 +41,14 @@ class LeftOut:
 
         Of several processes all keep count, and one `writes`.
         """
-        self._say, self._writes = say, writes
-        if writes:
-            cut_back(self.path, step)
+        self._say = say
+        if writes and (damage := cut_back(self.path, step)):
+            say(damage)
         if self.path.exists():
             # Processes that do not write may look before the file is cut back.
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            entries = (json.loads(line) for line in lines if line.endswith("\n"))
-            self._places = {entry["place"] for entry in entries if entry["step"] <= step}
+            self._places = set(_places(self.path.read_bytes(), step))
+        if writes:
+            self._record = Record(self.path)
 
     def add(self, step: int, findings: Sequence[Finding]) -> None:
         """Note what was left out of a step.
@@ -57,10 +58,9 @@ class LeftOut:
         """
         if not findings:
             return
-        if self._writes:
-            with self.path.open("a", encoding="utf-8") as file:
-                for finding in findings:
-                    file.write(json.dumps({"step": step, **finding.as_json()}) + "\n")
+        errors = [self._record.add({"step": step, **finding.as_json()}) for finding in findings]
+        if error := next(filter(None, errors), None):
+            self._say(f"step {step}: {self.path}: cannot be written: {error.strerror or error}; tried again later")
         for finding in findings:
             if finding.place not in self._places:
                 self._say(f"step {step}: left out {finding.place}: {finding.detail} [{finding.code}]")
@@ -82,3 +82,12 @@ class LeftOut:
         """
         for finding in findings:
             raise InputError(f"validation sample {finding.place}: {finding.detail} [{finding.code}]")
+
+
+def _places(content: bytes, step: int) -> Iterator[str]:
+    """The places of the samples that were left out up to a step; lines that are no entries are passed over."""
+    for line in content.split(b"\n")[:-1]:
+        with suppress(ValueError, LookupError, TypeError):
+            entry = json.loads(line)
+            if entry["step"] <= step:
+                yield str(entry["place"])

@@ -10,35 +10,22 @@ accumulation does not change the gradient. What is not finite stops the run befo
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
 from parsit.config import layer_range
+from parsit.data.content import content_digest
 from parsit.data.faults import Finding
 from parsit.data.loader import Loaded, Loader
 from parsit.data.plan import Plan
-from parsit.files.run_folder import checkpoint_path, prune
-from parsit.model.adapter_files import save_adapters
 from parsit.model.flops import step_flops
 from parsit.processing.collate import Batch
 from parsit.train.batches import micro_batches_of, num_steps, order_digest, validation_batches
-from parsit.train.checkpoint import (
-    STATE_FOLDER,
-    SavedState,
-    TrainState,
-    begin_checkpoint,
-    finish_checkpoint,
-    load_state,
-    save_model,
-    write_best,
-)
+from parsit.train.checkpoint import STATE_FOLDER, TrainState, load_state
 from parsit.train.compiled import compile_layers
 from parsit.train.left_out import LeftOut
 from parsit.train.metrics import Log, Throughput, peak_memory_bytes
@@ -48,94 +35,114 @@ from parsit.train.parts import checkpoint_activations, trainable
 from parsit.train.prepare import Prepared
 from parsit.train.rates import StepWork, mfu, peak_flops_of
 from parsit.train.readings import ReadSamples
-from parsit.train.resume import best_so_far, changed_schedule
+from parsit.train.requests import Asked, Requests
+from parsit.train.resume import best_so_far, changed_schedule, changed_settings, how_to_go_on, settle
+from parsit.train.saving import Saver
 from parsit.train.strategies import choose
 from parsit.train.trackers import tracker
 from parsit.types import InputError, ParsitError
 
-# What asks a run to stop: a person, a scheduler, a terminal that closes.
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# Two signals within so many seconds are one request.
-SAME_REQUEST_S = 2.0
-
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """How a run ended: its last checkpoint, the steps done, the last validation loss (None without validation)."""
+    """How a run ended: its last checkpoint, the steps done, the last validation loss (None without validation).
+
+    `is_whole`: all its steps are done; else the time that `max_hours` gives was up.
+    """
 
     checkpoint: Path
     steps: int
     eval_loss: float | None
+    is_whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """A step's `entry` for metrics.jsonl, and whether any process was asked to stop: all `stop` after this step."""
+    """A step's `entry` for metrics.jsonl, and what any process was `asked` before it: all do it after this step."""
 
     entry: dict[str, float]
-    stop: bool
+    asked: Asked
 
 
 # Called with the run and the number of steps done, before the first step and after each; by all processes.
 OnStep = Callable[["Run", int], None]
 
 
-def train(prepared: Prepared, on_step: OnStep = lambda run, step: None) -> TrainResult:
+def train(
+    prepared: Prepared, on_step: OnStep = lambda run, step: None, requests: Requests | None = None
+) -> TrainResult:
     """Train a model to the end of its run. All processes call this at once.
 
     Args:
         prepared: what is trained, on what, from where on.
         on_step: called with the run and the number of steps done, before the first step and after each.
+        requests: what asks the run to stop or to save; None: signals, and `max_hours` from now on.
 
     Raises:
         ParsitError: a loss or gradient that is not finite; nothing was updated with it.
+        SaveError: the checkpoint with which the run ends cannot be written.
         InputError: the checkpoint belongs to other data, or a sample cannot be read.
         KeyboardInterrupt: SIGINT or SIGTERM came; the state was saved first.
     """
     config = prepared.config
+    requests = requests or Requests(config.max_hours)
     run = Run(prepared)
-    state = run.restore(prepared.checkpoint) if prepared.checkpoint else TrainState(0, run.fingerprint)
+    state, told = run.begin(prepared.checkpoint)
+    saver = Saver(prepared, run.strategy)
     output_dir = Path(str(config.output_dir))
-    saved_at = state.step if prepared.checkpoint else -1
     eval_loss = None
     tell = tracker(config.report_to if run.world.is_first else "none", output_dir, config.run_name, state.step)
     tell.start(asdict(config), prepared.parts)
     with (
         Log(output_dir, state.step, run.total_steps, config.logging_steps, tell, run.world.is_first) as log,
-        _stop_signals() as stopped,
+        requests.heard(lambda: log.say(_at_once(saver.last))),
     ):
+        for line in told:
+            log.say(line)
         run.left_out.begin(state.step, log.say, run.world.is_first)
-        if prepared.checkpoint and (jump := changed_schedule(config, prepared.checkpoint, run.plan, state.step)):
-            log.say(jump)
         state = best_so_far(state, config, run.validation, log.say)
         on_step(run, state.step)
         batches = run.training_batches(state.step)
         for step in range(state.step, run.total_steps):
-            result = run.step(step, batches, bool(stopped))
-            entry = result.entry
-            state = replace(state, step=step + 1)
+            result = run.step(step, batches, requests.take())
+            entry, asked = result.entry, result.asked
+            before = state = replace(state, step=step + 1)
             last = state.step == run.total_steps
             if run.validation is not None and (last or (config.eval_steps and state.step % config.eval_steps == 0)):
-                eval_loss = run.validate()
-                entry["eval_loss"] = eval_loss
-                is_best = state.best_eval_loss is None or eval_loss < state.best_eval_loss
-                log.say(f"step {state.step}: validation loss {eval_loss:.4f}" + (" (best so far)" if is_best else ""))
-                if is_best:
-                    state = replace(state, best_eval_loss=eval_loss, best_step=state.step)
+                eval_loss = entry["eval_loss"] = run.validate()
+                state = _with_validation(state, eval_loss, log)
             if prepared.read_samples and state.step % config.sample_steps == 0:
                 readings, entry["sample_cer"] = run.read(prepared.read_samples)
                 log.text(state.step, "samples", readings)
             log.write(entry)
-            if last or result.stop or state.step % config.save_steps == 0 or state.best_step == state.step:
-                log.sync()
+            ends = last or asked.ends
+            if ends or asked.save or state.step % config.save_steps == 0 or state.best_step == state.step:
                 run.strategy.check_replicas(log.say)
-                run.save(output_dir, state)
-                saved_at = state.step
+                saved = saver.try_save(state, log.sync, log.say, goes_on=not ends)
+                state = state if saved else before  # what could not be kept is not the best
             on_step(run, state.step)
-            if result.stop and not last:
-                log.say(f"stopped by a signal; saved {checkpoint_path(output_dir, saved_at)}; the same command goes on")
-                raise KeyboardInterrupt
-    return TrainResult(checkpoint_path(output_dir, saved_at), state.step, eval_loss)
+            if asked.save:
+                log.say(f"step {state.step}: asked to save; the newest checkpoint is {saver.last}")
+            if ends and not last:
+                why = "by a signal" if asked.stop else f"in time for --max_hours {config.max_hours:g}"
+                log.say(f"stopped {why}; saved {saver.last}; {how_to_go_on(config)}")
+                if asked.stop:
+                    raise KeyboardInterrupt
+                break
+    assert saver.last is not None, "a run ends with a checkpoint"
+    return TrainResult(saver.last, state.step, eval_loss, is_whole=state.step >= run.total_steps)
+
+
+def _with_validation(state: TrainState, eval_loss: float, log: Log) -> TrainState:
+    """The state after a validation, which is said."""
+    is_best = state.best_eval_loss is None or eval_loss < state.best_eval_loss
+    log.say(f"step {state.step}: validation loss {eval_loss:.4f}" + (" (best so far)" if is_best else ""))
+    return replace(state, best_eval_loss=eval_loss, best_step=state.step) if is_best else state
+
+
+def _at_once(last: Path | None) -> str:
+    lost = f"what came after {last} is lost" if last else "nothing was saved yet: all of it is lost"
+    return f"stopped at once by a second signal: {lost}"
 
 
 class Run:
@@ -169,6 +176,7 @@ class Run:
         self.plan = Plan(micro_batches, per_step)
         self.total_steps = num_steps(config, self.plan)
         self.fingerprint = order_digest(config, self.training, per_step)
+        self.content_fingerprint = world.on_first(lambda: content_digest(self.training.samples))
         self.throughput = Throughput()
         self.left_out = LeftOut(Path(str(config.output_dir)), self.training, config.max_bad_fraction)
 
@@ -189,13 +197,13 @@ class Run:
         loader.load_state_dict({"step": first_step})
         return iter(loader)
 
-    def step(self, step: int, batches: Iterator[list[Loaded]], stopped: bool) -> StepResult:
+    def step(self, step: int, batches: Iterator[list[Loaded]], asked: Asked) -> StepResult:
         """One optimizer step.
 
         Args:
             step: steps done before.
             batches: the micro-batches of one step after another.
-            stopped: this process was asked to stop.
+            asked: what this process was asked.
         """
         started = time.perf_counter()
         loaded = next(batches)
@@ -203,7 +211,7 @@ class Run:
         step_batches = [one.batch for one in loaded]
         findings = [finding for one in loaded for finding in one.left_out]
         work = StepWork.of(step_batches, self.model.layout)
-        counts, stop = self._agree(step + 1, step_batches, findings, stopped)
+        counts, asked = self._agree(step + 1, step_batches, findings, asked)
         losses = [
             self.strategy.backward(batch, counts, last=number == len(step_batches))
             for number, batch in enumerate(step_batches, 1)
@@ -227,18 +235,18 @@ class Run:
         entry |= {"supervised_tokens": counts.supervised, **self.throughput.take()}
         entry["left_out"] = len(self.left_out)
         entry["peak_memory_bytes"] = peak_memory_bytes(self.strategy.device)
-        return StepResult(entry, stop)
+        return StepResult(entry, asked)
 
     def _agree(
-        self, step: int, batches: list[Batch], findings: list[Finding], stopped: bool
-    ) -> tuple[StepCounts, bool]:
-        """What all processes must know before the step: the counts of all, what was left out, whether to stop."""
+        self, step: int, batches: list[Batch], findings: list[Finding], asked: Asked
+    ) -> tuple[StepCounts, Asked]:
+        """What all processes must know before the step: the counts of all, what was left out, what is asked."""
         mine = StepCounts.of(batches)
         counted = self._of_data([mine.supervised, mine.glyphs, len(findings)])
-        supervised, glyphs, left_out, stops = self.world.sum([*counted, float(stopped)])
+        supervised, glyphs, left_out, *sums = self.world.sum([*counted, *asked.as_numbers()])
         if left_out:
             self.left_out.add(step, self._all_findings(findings))
-        return StepCounts(int(supervised), int(glyphs)), stops > 0
+        return StepCounts(int(supervised), int(glyphs)), Asked.of(sums)
 
     def _of_data(self, values: list[float]) -> list[float]:
         """Numbers of this process's data, to be summed over all processes: of those that share data one counts."""
@@ -303,40 +311,20 @@ class Run:
         self.left_out.require_none(self._all_findings(findings) if broken else [])
         return nats / max(tokens, 1)
 
-    def save(self, output_dir: Path, state: TrainState) -> None:
-        """Write a checkpoint, then say which is best and delete what is too old. Called by all processes at once."""
-        trained = {name for name, _ in self.strategy.named_trained()}
-        wanted = trained.__contains__ if self.base else lambda name: True
-        whole = self.strategy.state_dict(wanted)
-        own = {name: value for name, value in whole.items() if not name.startswith("model.")}
-        rng = {
-            f"{key}-{rank}": v for rank, part in enumerate(self.world.gather(_rng_tensors())) for key, v in part.items()
-        }
-        saved = SavedState(state, self.strategy.optimizer_tensors(), own, rng)
-        model_state = {name.removeprefix("model."): value for name, value in whole.items() if name not in own}
+    def begin(self, checkpoint: Path | None) -> tuple[TrainState, list[str]]:
+        """Where the run stands before its first step here, and what to say of that.
 
-        def begin() -> Path:
-            return begin_checkpoint(output_dir, state.step)
-
-        def finish() -> None:
-            if self.base is None:
-                save_model(self.model, draft, model_state)
-            else:
-                save_adapters(self.model, draft, self.base, model_state)
-            self.processor.save_pretrained(draft)
-            finish_checkpoint(draft, output_dir, saved, self.config.to_yaml())
-            write_best(output_dir, state)
-            prune(output_dir, self.config.save_total_limit, state.best_step)
-
-        try:
-            draft = self.world.on_first(begin)
-            self.strategy.save_own(draft / STATE_FOLDER)
-            self.world.barrier()
-            self.world.on_first(finish)
-        except OSError as error:
-            raise ParsitError(
-                f"{output_dir}: cannot write the checkpoint of step {state.step} ({error}); earlier ones are untouched"
-            ) from error
+        Raises:
+            InputError, ParsitError: as `restore` and `settle`.
+        """
+        if checkpoint is None:
+            return TrainState(0, self.fingerprint, content_fingerprint=self.content_fingerprint), []
+        restored = self.restore(checkpoint)
+        state, lines = self.world.on_first(lambda: settle(self.config, checkpoint, restored))
+        lines += changed_settings(self.config, checkpoint)
+        if jump := changed_schedule(self.config, checkpoint, self.plan, state.step):
+            lines.append(jump)
+        return replace(state, content_fingerprint=self.content_fingerprint), lines
 
     def restore(self, checkpoint: Path) -> TrainState:
         """Put the run where the checkpoint stands (the model's weights are loaded already).
@@ -349,6 +337,12 @@ class Run:
             raise InputError(
                 f"{checkpoint}: was trained on other data, batch size, accumulation, packing or seed: going on would "
                 "repeat or skip samples; give the same ones, or start a new --output_dir with --model_name_or_path"
+            )
+        then, now = saved.state.content_fingerprint, self.content_fingerprint
+        if then and then != now:  # earlier versions did not look
+            raise InputError(
+                f"{checkpoint}: texts or images of the training data are no longer those that it was trained on: give "
+                "the same ones, or start a new --output_dir with --model_name_or_path"
             )
         try:
             if not self.strategy.load_own(checkpoint / STATE_FOLDER):
@@ -364,36 +358,3 @@ class Run:
         if f"cuda-{rank}" in saved.rng and torch.cuda.is_available():
             torch.cuda.set_rng_state(saved.rng[f"cuda-{rank}"])
         return saved.state
-
-
-def _rng_tensors() -> dict[str, torch.Tensor]:
-    tensors = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors["cuda"] = torch.cuda.get_rng_state()
-    return tensors
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[float]]:
-    """A list that is empty until a request to stop comes; another one, a while later, interrupts at once.
-
-    One request may come twice: to the whole process group, and handed on by what started this process. Outside the main
-    thread, which alone hears of signals, the list stays empty; so it does for what is ignored (`nohup`, `&`).
-    """
-    received: list[float] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-
-    def note(number: int, _: object) -> None:
-        if received and time.monotonic() > received[0] + SAME_REQUEST_S:
-            raise KeyboardInterrupt
-        received.append(time.monotonic())
-
-    heard = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
-    previous = {number: signal.signal(number, note) for number in heard}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -13,6 +13,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,17 +30,95 @@ METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.jsonl"
 
 
-def cut_back(path: Path, step: int) -> None:
-    """Drop what a file of objects with a `step` says of steps after `step`, and a half-written last line."""
+def cut_back(path: Path, step: int) -> str:
+    """Drop what a file of objects with a `step` says of steps after `step`, and a half-written last line.
+
+    Returns:
+        What to say of lines that are no such objects (a crash of the machine leaves zeros); empty: there are none.
+        They are dropped too, and the whole file is kept beside.
+
+    Raises:
+        ParsitError: it cannot be written.
+    """
     if not path.exists():
-        return
-    kept = []
-    for line in path.read_bytes().splitlines(keepends=True):
-        if not line.endswith(b"\n"):
-            break
-        if json.loads(line)["step"] <= step:
-            kept.append(line)
+        return ""
+    content = path.read_bytes()
+    kept, damaged = [], []
+    for number, line in enumerate(content.split(b"\n")[:-1], 1):
+        found = _step_of(line)
+        if found is None:
+            damaged.append(number)
+        elif found <= step:
+            kept.append(line + b"\n")
     write_whole(path, b"".join(kept))
+    if not damaged:
+        return ""
+    copy = write_whole(path.with_name(f"{path.name}.damaged"), content)
+    return (
+        f"warning: {path}:{damaged[0]}: no entry of a step ({len(damaged)} such lines); dropped, all is kept in {copy}"
+    )
+
+
+def _step_of(line: bytes) -> int | None:
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return step if isinstance(step, int) else None
+
+
+class Record:
+    """A file that lines are appended to, at once and each whole; what the disk does not take is kept for the next time.
+
+    The file is opened when the first line comes.
+
+    Args:
+        path: the file; None: this process does not write.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self._pending = bytearray()
+        self._file: FileIO | None = None
+        self.was_deleted = False
+
+    def add(self, entry: dict[str, Any]) -> OSError | None:
+        """Append an object; the error where it cannot be written yet."""
+        if self.path is None:
+            return None
+        self._pending += json.dumps(entry).encode() + b"\n"
+        try:
+            self._flush(self.path)
+        except OSError as error:
+            return error
+        return None
+
+    def sync(self) -> None:
+        """Force all lines onto the disk.
+
+        Raises:
+            OSError: that cannot be done.
+        """
+        if self.path is None:
+            return
+        if (file := self._flush(self.path)) is not None:
+            os.fsync(file.fileno())
+
+    def _flush(self, path: Path) -> FileIO | None:
+        """Write what is pending; the file, if there is one yet. One that was deleted is begun again."""
+        if self._file is not None and os.fstat(self._file.fileno()).st_nlink == 0:
+            self._file.close()
+            self._file, self.was_deleted = None, True
+        if self._pending and self._file is None:
+            self._file = FileIO(path, "ab")
+        while self._pending and self._file is not None:
+            del self._pending[: self._file.write(self._pending)]
+        return self._file
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
 
 
 class Throughput:
@@ -132,11 +211,10 @@ class Log:
         tracker: Tracker,
         speaks: bool = True,
     ) -> None:
-        if speaks:
-            cut_back(output_dir / METRICS_FILE, first_step)
-            cut_back(output_dir / SAMPLES_FILE, first_step)
-        self._file = (output_dir / METRICS_FILE if speaks else Path(os.devnull)).open("a", encoding="utf-8")
-        self._samples = (output_dir / SAMPLES_FILE if speaks else Path(os.devnull)).open("a", encoding="utf-8")
+        paths = [output_dir / name for name in (METRICS_FILE, SAMPLES_FILE)]
+        damage = [cut_back(path, first_step) for path in paths] if speaks else []
+        self._metrics, self._samples = (Record(path if speaks else None) for path in paths)
+        self._is_behind = False
         self._tracker = tracker
         self.logging_steps, self.total_steps = logging_steps, total_steps
         self._console = Console(stderr=True, quiet=not speaks)
@@ -147,6 +225,8 @@ class Log:
             disable=not self._console.is_terminal,
         )  # fmt: skip
         self._task = self._progress.add_task("training", total=total_steps, completed=first_step, state="")
+        for line in filter(None, damage):
+            self.say(line)
 
     def __enter__(self) -> Log:
         self._progress.start()
@@ -154,7 +234,7 @@ class Log:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._progress.stop()
-        self._file.close()
+        self._metrics.close()
         self._samples.close()
         self._tracker.finish(failed=kind is not None)
 
@@ -167,9 +247,8 @@ class Log:
 
         Every `logging_steps` a line says how the run goes, with the mean rate since the last line and what it leaves.
         """
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
         step = entry["step"]
+        self._add(self._metrics, step, entry)
         self._pace.add(entry["samples"])
         state = f"loss {entry['loss']:.4f}"
         state += f"  glyph {entry['glyph_loss']:.3f}" if "glyph_loss" in entry else ""
@@ -184,12 +263,23 @@ class Log:
 
     def text(self, step: int, name: str, text: str) -> None:
         """Words that belong to a step: for the tracker, and for samples.jsonl."""
-        self._samples.write(json.dumps({"step": step, name: text}) + "\n")
-        self._samples.flush()
+        self._add(self._samples, step, {"step": step, name: text})
         self._tracker.text(step, name, text)
 
+    def _add(self, record: Record, step: int, entry: dict[str, Any]) -> None:
+        """Append to a record; that the disk does not take it is said once, and no reason to stop between two saves."""
+        error = record.add(entry)
+        if record.was_deleted and error is None:
+            record.was_deleted = False
+            self.say(f"step {step}: {record.path}: was deleted; begun again, without the steps before")
+        if error is not None and not self._is_behind:
+            reason = error.strerror or error
+            self.say(
+                f"step {step}: {record.path}: cannot be written: {reason}; what belongs there is kept and tried again"
+            )
+        self._is_behind = error is not None
+
     def sync(self) -> None:
-        """Force metrics.jsonl onto the disk, so that it is never behind a checkpoint."""
-        self._file.flush()
-        if Path(self._file.name) != Path(os.devnull):
-            os.fsync(self._file.fileno())
+        """Force metrics.jsonl onto the disk, so that it is never behind a checkpoint. Raises `OSError`."""
+        self._metrics.sync()
+        self._samples.sync()

@@ -30,6 +30,7 @@ from parsit.config import (
 from parsit.data.dataset import DataLimits, DataSet, open_data
 from parsit.data.sources import files_read, read_sources
 from parsit.files import refuse_inputs, whole_folder
+from parsit.files.manifest import require_sound_model
 from parsit.model import ParsitForConditionalGeneration
 from parsit.model.adapter_files import BaseModel, base_of, is_adapter_folder, load_with_adapters
 from parsit.model.adapters import AdapterSettings, add_adapters
@@ -131,7 +132,7 @@ def prepare(
         zero_settings(config.deepspeed)  # likewise
     checkpoint = None if dry else world.on_first(lambda: checkpoint_to_resume(config, say))
     architecture = architecture_of(config)
-    start = checkpoint or agreed(world, "model", lambda: parsit_folder(config.model_name_or_path))
+    start = checkpoint or agreed(world, "model", lambda: _sound_folder(config.model_name_or_path, world))
     if start and not checkpoint and config.vision_tower:
         model = config.model_name_or_path
         raise UsageError(f"--vision_tower {config.vision_tower}: the model in {model} has a tower; leave the flag out")
@@ -263,6 +264,14 @@ def _told_of_added(tokens: Sequence[str], config: TrainConfig) -> str:
     trained = "mm_language_model" in config.tunable_parts and not config.lora_enable
     fate = "are trained with it" if trained else "stay as they are drawn, as its embeddings are frozen"
     return f"tokenizer: {', '.join(tokens)} are new to the language model; their rows {fate}"
+
+
+def _sound_folder(name: str | None, world: World) -> Path | None:
+    """The folder, where `--model_name_or_path` names a Parsit model or a run; its weights are what was saved."""
+    folder = parsit_folder(name)
+    if folder and world.is_first:
+        require_sound_model(folder)  # reads its weights
+    return folder
 
 
 def _require_given_flags(

@@ -1,4 +1,4 @@
-"""The rules of going on: which checkpoint a run resumes from, and what may not have changed since."""
+"""The rules of going on: from which checkpoint, with what changed, and what becomes of the checkpoints beyond it."""
 
 from __future__ import annotations
 
@@ -13,24 +13,54 @@ from parsit.config import MULTIMODAL_FLAGS, PROCESSING_FLAGS, TrainConfig
 from parsit.data.dataset import DataSet
 from parsit.data.plan import Plan
 from parsit.files import refuse_inputs
-from parsit.files.run_folder import BEST_FILE, find_newest, list_checkpoints, require_good
+from parsit.files.manifest import CONFIG_FILE
+from parsit.files.run_folder import (
+    BEST_FILE,
+    checkpoint_path,
+    find_newest,
+    list_checkpoints,
+    require_good,
+    supersede,
+)
 from parsit.train.batches import num_steps, validation_digest
-from parsit.train.checkpoint import TrainState
+from parsit.train.checkpoint import TrainState, write_best
 from parsit.train.left_out import LEFT_OUT_FILE
-from parsit.train.metrics import METRICS_FILE
+from parsit.train.metrics import METRICS_FILE, SAMPLES_FILE
 from parsit.train.optimizer import learning_rate_factor
 from parsit.train.trackers.common import MEMORY_FILE
-from parsit.types import InputError, UsageError
+from parsit.types import InputError, ParsitError, UsageError
 
 SET_ASIDE_FILE = "set_aside.jsonl"
 Say = Callable[[str], None]
 # What the weights are, and how their optimizer state is kept: these may not change on resume.
 FIXED_ON_RESUME = ("architecture", "mm_tunable_parts", "mm_tunable_vision_layers", "glyph_loss_weight")
 FIXED_ON_RESUME += ("lora_enable", "lora_r", "lora_alpha", "use_dora", "lora_targets_language", "lora_targets_vision")
-FIXED_ON_RESUME += ("bits", "optim", *MULTIMODAL_FLAGS, *PROCESSING_FLAGS)
+FIXED_ON_RESUME += ("lora_dropout", "bits", "double_quant", "quant_type", "optim")
+FIXED_ON_RESUME += (*MULTIMODAL_FLAGS, *PROCESSING_FLAGS)
 # What decides the learning rate of a step: this may change, and is said where the rate jumps.
 SCHEDULE = ("max_steps", "num_train_epochs", "learning_rate", "lr_scheduler_type", "warmup_ratio", "warmup_steps")
 SCHEDULE += ("min_lr_ratio",)
+# What may change and is said: what it changes from here on. Data, batch size, packing and seed are in the digest of the
+# data's order, and what is not listed changes neither weights nor validation.
+NOTED = {
+    "the learning rates": (*SCHEDULE, "mm_projector_lr", "mm_vision_tower_lr"),
+    "the updates": ("weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
+    "how is computed: losses are no longer equal to the bit": (
+        *(
+            "bf16",
+            "torch_compile",
+            "gradient_checkpointing",
+            "gradient_checkpointing_layers",
+            "deepspeed",
+            "fsdp",
+            "tp",
+        ),
+        "gradient_accumulation_steps",
+    ),
+    "nothing, as the weights are the checkpoint's": (
+        *("model_name_or_path", "vision_tower", "pretrain_mm_mlp_adapter", "from_scratch"),
+    ),
+}
 
 
 def checkpoint_to_resume(config: TrainConfig, say: Say) -> Path | None:
@@ -86,7 +116,7 @@ def changed_schedule(config: TrainConfig, checkpoint: Path, plan: Plan, step: in
         plan: the run's steps.
         step: optimizer steps done.
     """
-    values = yaml.safe_load((checkpoint / "train_config.yaml").read_text(encoding="utf-8"))
+    values = _settings(checkpoint)
     before = replace(config, **{name: values[name] for name in SCHEDULE if name in values})
     totals = num_steps(before, plan), num_steps(config, plan)
     rates = [
@@ -123,8 +153,64 @@ def best_so_far(state: TrainState, config: TrainConfig, validation: DataSet | No
     return replace(state, validated_on=digest, best_eval_loss=None, best_step=None)
 
 
+def changed_settings(config: TrainConfig, checkpoint: Path) -> list[str]:
+    """A line for each kind of flag that is not what the checkpoint was trained with: from what to what."""
+    earlier = _settings(checkpoint)
+    lines = []
+    for what, names in NOTED.items():
+        changed = [name for name in names if name in earlier and earlier[name] != getattr(config, name)]
+        if changed:
+            told = ", ".join(f"--{name} from {earlier[name]} to {getattr(config, name)}" for name in changed)
+            lines.append(f"changed since {checkpoint.name}: {told}: this changes {what}")
+    return lines
+
+
+def settle(config: TrainConfig, checkpoint: Path, state: TrainState) -> tuple[TrainState, list[str]]:
+    """Make the run's folder that of a run which stands at `checkpoint`: what lies beyond is moved aside, never deleted.
+
+    Args:
+        config: the run's configuration.
+        checkpoint: where the run goes on from.
+        state: what it holds.
+
+    Returns:
+        The state, without a best validation whose checkpoint is not in the folder; and what to say.
+
+    Raises:
+        ParsitError: the folder cannot be written.
+    """
+    output_dir = Path(str(config.output_dir))
+    try:
+        moved = supersede(output_dir, checkpoint, state.step, (METRICS_FILE, SAMPLES_FILE, LEFT_OUT_FILE))
+        if state.best_step is None or not checkpoint_path(output_dir, state.best_step).is_dir():
+            state = replace(state, best_eval_loss=None, best_step=None)
+            (output_dir / BEST_FILE).unlink(missing_ok=True)
+    except OSError as error:
+        raise ParsitError(f"{output_dir}: cannot go on there: {error}; mend the folder, or copy the run") from error
+    write_best(output_dir, state)
+    if moved is None:
+        return state, []
+    aside, paths = moved
+    names = ", ".join(path.name for path in paths)
+    line = (
+        f"going on from {checkpoint}: {names} moved to {aside}, with the record of their steps; delete it to have room"
+    )
+    return state, [line]
+
+
+def how_to_go_on(config: TrainConfig) -> str:
+    """Which command goes on with a run that was stopped."""
+    if config.resume in ("auto", "never"):
+        return "the same command goes on" + (" with --resume auto" if config.resume == "never" else "")
+    return f"the same command without --resume {config.resume} goes on"
+
+
+def _settings(checkpoint: Path) -> dict[str, Any]:
+    return yaml.safe_load((checkpoint / CONFIG_FILE).read_text(encoding="utf-8"))
+
+
 def _require_same_settings(config: TrainConfig, checkpoint: Path) -> None:
-    earlier: dict[str, Any] = yaml.safe_load((checkpoint / "train_config.yaml").read_text(encoding="utf-8"))
+    earlier = _settings(checkpoint)
     for name in FIXED_ON_RESUME:
         if name in earlier and earlier[name] != getattr(config, name):  # an older version knew fewer flags
             raise UsageError(

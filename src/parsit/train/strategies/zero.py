@@ -240,14 +240,24 @@ class Zero(Strategy):
         """As in `Strategy`.
 
         Raises:
-            InputError: DeepSpeed cannot load it.
+            InputError: DeepSpeed cannot load it, or it was written by another number of processes.
             KeyError: as `_load_module`.
         """
         if not (folder / OWN_FOLDER).is_dir():
             return False
+        written_by = len(list((folder / OWN_FOLDER).glob("*_optim_states.pt")))
+        if written_by != self.world.size:
+            raise InputError(
+                f"{folder.parent}: DeepSpeed's state was written by {written_by} processes and cannot be dealt out to "
+                f"{self.world.size}: start {written_by}, or a new --output_dir with --model_name_or_path"
+            )
+        # DeepSpeed brings back the groups' rates and decays too; they are those of the flags now.
+        ours = [{key: value for key, value in g.items() if key != "params"} for g in self._zero_optimizer.param_groups]
         path, _ = self.engine.load_checkpoint(str(folder), tag=OWN_FOLDER, custom_load_fn=self._load_module)
         if path is None:
             raise InputError(f"{folder / OWN_FOLDER}: DeepSpeed cannot load it; was it written by as many processes?")
+        for group, own in zip(self._zero_optimizer.param_groups, ours, strict=True):
+            group.update(own)
         return True
 
 
