@@ -158,5 +158,5 @@ def test_rotation_in_any_order(capsys):
 def test_rotation_in_any_order_often():
     run(TRACES)
     print(
-        f"\nrotation: {TRACES:,} traces of up to 12 rules, never without a checkpoint that verifies, the best never lost"
+        f"\nrotation: {TRACES:,} traces of up to 12 rules, never without a checkpoint that verifies, the best kept"
     )

@@ -24,7 +24,6 @@ from parsit.model import packed_attention
 from parsit.model.merge import merge_rows, on_device
 from parsit.tiling import ImagePlan, NativeLayout
 
-
 # Here and not where a tower is made: one that came from another process was made there.
 packed_attention.register()
 
