@@ -10,6 +10,7 @@ const NAMES = {
   reduced: "drawn smaller",
   text_not_drawn: "letters not drawn",
   no_lines: "no lines found",
+  upside_down: "upside down",
 };
 const EXAMPLE = {
   type: "object",
