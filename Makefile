@@ -83,7 +83,7 @@ bench-data: setup  ## the data engine: index, packs, resuming, waiting; files co
 	$(BIN)/python benchmarks/data_engine.py --data build/crops
 	$(BIN)/python benchmarks/convert.py
 
-test-reliability: setup  ## what is killed, filled, flipped and cut short, at every place; docs/reliability.md (20 minutes)
+test-reliability: setup  ## what is killed, filled, flipped and cut short, at every place (docs/reliability.md)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q -s -m 'sweep or not gpu' tests/reliability tests/cli/test_cli_train_processes.py
 
 fuzz: setup  ## ten minutes of broken records, images and mixtures: only named errors may come out

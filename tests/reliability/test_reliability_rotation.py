@@ -157,4 +157,4 @@ def test_rotation_in_any_order(capsys):
 @pytest.mark.sweep
 def test_rotation_in_any_order_often():
     run(TRACES)
-    print(f"\nrotation: {TRACES:,} traces of up to 12 rules, never without a checkpoint that verifies, the best kept")
+    print(f"\nrotation: {TRACES:,} traces of up to 12 rules: always a checkpoint that verifies, the best never lost")

@@ -13,7 +13,7 @@ from kill_support import forked, killed_at, operations_of
 from transformers.utils.logging import disable_progress_bar
 
 from parsit.files import whole
-from parsit.files.manifest import verify
+from parsit.files.manifest import MANIFEST, verify
 from parsit.files.run_folder import clear_leftovers, find_best, find_newest, list_checkpoints
 from parsit.train.checkpoint import TrainState, load_state
 from parsit.train.loop import Run
@@ -173,7 +173,7 @@ def test_damage_anywhere_in_any_file_is_found(saver):
             path.unlink() if damaged is None else path.write_bytes(damaged)
             problem = verify(checkpoint)
             assert problem is not None, path
-            assert path.name in problem
+            assert path.name in problem or path.name == MANIFEST  # which may name another file now, that is missing
             tried += 1
         path.write_bytes(content)
     assert verify(checkpoint) is None
