@@ -211,7 +211,7 @@ def test_with_a_model_samples_that_are_too_long_are_found(tmp_path, picture):
     for model in ("tiny", "tiny/scratch"):  # which trains on 512 tokens at most
         assert validate([str(path), "--model", model, "--findings", str(out)]) == 1
         assert json.loads(out.read_text())["code"] == "over-long"
-    with pytest.raises(InputError, match="no Parsit model there"):
+    with pytest.raises(InputError, match="no model there"):
         validate([str(path), "--model", str(tmp_path), "--model_max_length", "300"])
 
 

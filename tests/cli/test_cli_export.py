@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -14,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from parsit import hf
 from parsit.cli import export, import_
 from parsit.config import load_architecture
+from parsit.files.manifest import ESSENTIAL, write_manifest
 from parsit.model.adapter_files import BaseModel, save_adapters
 from parsit.model.adapters import AdapterSettings, adapter_parameters, add_adapters
 from parsit.model.import_weights import load_projector
@@ -56,10 +56,11 @@ def adapters_of(tiny, folder, base, settings):
 
 
 def as_checkpoint(folder):
-    """The folder with a manifest, as a run writes it."""
-    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    entries = {n: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for n, data in files.items()}
-    (folder / "manifest.json").write_text(json.dumps({"files": entries}))
+    """The folder with a manifest and all that a checkpoint must have, as far as it lacks that (empty)."""
+    for name in ESSENTIAL:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    write_manifest(folder)
 
 
 # ---- export
@@ -82,7 +83,6 @@ def test_the_newest_whole_checkpoint_of_a_run_is_taken(tiny, plain, tmp_path, ca
     run = tmp_path / "run"
     for step in (1, 2, 3):
         shutil.copytree(plain, run / f"checkpoint-{step}")
-        (run / f"checkpoint-{step}" / "train_state").mkdir()
         as_checkpoint(run / f"checkpoint-{step}")
     with (run / "checkpoint-3" / "model.safetensors").open("ab") as file:
         file.write(b"x")

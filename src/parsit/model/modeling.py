@@ -31,6 +31,7 @@ from parsit.model.loss import supervised_loss
 from parsit.model.merge import merge_images, pool_tiles
 from parsit.model.projector import build_projector
 from parsit.model.vision import build_vision_tower, pixel_shuffle
+from parsit.model.weight_files import aligned
 from parsit.tiling import ImagePlan, NativeLayout
 
 
@@ -375,6 +376,8 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if any(problems.values()):
             found = "; ".join(f"{kind}: {_some(keys)}" for kind, keys in problems.items() if keys)
             raise ValueError(f"{pretrained_model_name_or_path}: the weights do not fit the model: {found}")
+        for parameter in model.parameters():
+            parameter.data = aligned(parameter.data)
         return (model, info) if wants_info else model
 
     def parts(self) -> Iterator[tuple[str, list[nn.Parameter]]]:

@@ -17,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from parsit.types import InputError
 
 Weights = dict[str, torch.Tensor]
+# What torch's own allocations begin at a multiple of, on a CPU.
+_ALIGNMENT = 64
 
 # Where a folder's weights may lie, best first; the later ones hold a projector (with what was trained beside it) alone.
 WHOLE_FILES = ("model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin")
@@ -130,3 +132,13 @@ def some(names: Collection[str], limit: int = 5) -> str:
     """The first names, in order, and how many more there are."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(sorted(names)[:limit]) + more
+
+
+def aligned(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, copied where it does not begin where torch's own do.
+
+    What safetensors gives lies in the mapped file, where it happens to lie. Matrix products on a CPU round otherwise
+    for other places, so that a run which was resumed would not be equal to the bit to one that was not.
+    """
+    on_odd_place = tensor.device.type == "cpu" and tensor.data_ptr() % _ALIGNMENT != 0
+    return tensor.clone() if on_odd_place else tensor

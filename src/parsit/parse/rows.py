@@ -192,7 +192,9 @@ class RowBatch:
         ends = torch.tensor(lengths).cumsum(0) - 1
         embeds_1TD = self._embeds(written, new)
         with attending_rows(self.model):
-            logits = self.model(
+            # Its parts are called, not the model: a strategy that shards has gathered what is its own for the whole of
+            # a reading, and would let go of it behind a call.
+            logits = self.model.forward(
                 inputs_embeds=embeds_1TD,
                 # A mask with four dimensions is handed through as it is; None would make transformers build one.
                 attention_mask=embeds_1TD.new_zeros(1, 1, 1, 1),

@@ -24,10 +24,12 @@ from transformers import PreTrainedModel
 from parsit.files.manifest import CONFIG_FILE, MANIFEST, STATE_FILE, STATE_FOLDER, verify, write_manifest
 from parsit.files.run_folder import checkpoint_path, name_best
 from parsit.files.whole import put_folder, sync, sync_tree
+from parsit.model.weight_files import aligned
 from parsit.types import ParsitError
 
 # Besides tensors: configuration, tokenizer, state, manifest.
 _SMALL_FILES_BYTES = 2**25
+_STATE_PARTS = ("optimizer", "objective", "rng")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ def finish_checkpoint(draft: Path, output_dir: Path, saved: SavedState, config_y
         OSError, SafetensorError: the disk is full or not writable; an older checkpoint is not touched.
     """
     final = checkpoint_path(output_dir, saved.state.step)
-    for name in ("optimizer", "objective", "rng"):
+    for name in _STATE_PARTS:
         tensors = {key: value.detach().cpu().contiguous() for key, value in getattr(saved, name).items()}
         save_file(tensors, draft / STATE_FOLDER / f"{name}.safetensors")
     (draft / STATE_FILE).write_text(json.dumps(asdict(saved.state), indent=2) + "\n", encoding="utf-8")
@@ -160,5 +162,8 @@ def load_state(checkpoint: Path) -> SavedState:
     """The state in a verified checkpoint."""
     folder = checkpoint / STATE_FOLDER
     state = TrainState(**json.loads((folder / "state.json").read_text(encoding="utf-8")))
-    parts = {name: load_file(folder / f"{name}.safetensors") for name in ("optimizer", "objective", "rng")}
-    return SavedState(state, **parts)
+    return SavedState(state, **{name: _tensors(folder / f"{name}.safetensors") for name in _STATE_PARTS})
+
+
+def _tensors(file: Path) -> dict[str, torch.Tensor]:
+    return {name: aligned(tensor) for name, tensor in load_file(file).items()}
