@@ -31,6 +31,7 @@ def test_an_unknown_sub_verb_names_the_nearest():
         data.main(["synht"])
 
 
+@pytest.mark.slow
 def test_a_run_prints_a_summary_and_nothing_else(tmp_path):
     out = tmp_path / "set"
     done = run("synth", "--out", str(out), "--pages", "4", "--kinds", "form,receipt", "--dpi", "96", "--workers", "2")

@@ -66,6 +66,7 @@ def as_checkpoint(folder):
 # ---- export
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_adapters_are_merged_into_an_ordinary_folder(tiny, plain, tmp_path, capsys, kind):
     expected = adapters_of(tiny, tmp_path / "adapters", plain, SETTINGS[kind])

@@ -131,6 +131,7 @@ def test_a_run_is_published_with_a_card_of_what_was_recorded_and_nothing_else(mi
     assert str(tmp_path).encode() not in b"".join(data for name, data in sent.items() if "safetensors" not in name)
 
 
+@pytest.mark.slow
 def test_a_folder_goes_to_the_hub_without_what_is_no_model_and_old_shards_are_removed(mini, tmp_path):
     make_start(tmp_path, mini, "model")
     (tmp_path / "model" / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n")
@@ -150,6 +151,7 @@ def test_a_folder_goes_to_the_hub_without_what_is_no_model_and_old_shards_are_re
     assert b"license: mit" in files["README.md"]
 
 
+@pytest.mark.slow
 def test_a_token_is_asked_for_before_any_work_is_done(tmp_path):
     done = parsit(NO_HUB, tmp_path, "export", "nowhere", "--out", "model", "--push_to_hub", "acme/reader")
     assert done.returncode == 2

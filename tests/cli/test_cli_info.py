@@ -47,6 +47,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LANGUAGE_MODELS)
 def test_a_presets_own_parts_count_what_the_preset_does(folder, capsys, name):
     preset = facts(capsys, name)

@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 
+import pytest
+
 from parsit.cli.launch import LastWord
 from parsit.train.world import World
 
@@ -19,6 +21,7 @@ sys.stdin.readline()
 """
 
 
+@pytest.mark.slow
 def test_who_asks_after_the_first_process_has_gone_has_not_the_last_word(monkeypatch):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -92,6 +92,7 @@ def test_flags_that_the_model_contradicts_are_refused(folder, tmp_path, flags, m
         dispatch(["check", "tiny", *fixed, "--model_name_or_path", str(folder / "model"), *flags])
 
 
+@pytest.mark.slow
 def test_it_reads_a_page_the_same_alone_and_in_a_batch(folder):
     import parsit
 

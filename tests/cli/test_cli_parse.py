@@ -98,6 +98,7 @@ def test_markdown_on_stdout_and_nothing_else(run):
     assert errors(done) == []
 
 
+@pytest.mark.slow
 def test_the_options_reach_the_reader(run):
     done = run(
         "parse", "report.pdf", "--model", "model", "--pages", "3", "--format", "json", "--dpi", "300", "--prompt", "Hm?"
@@ -134,6 +135,7 @@ def test_several_files_go_to_a_folder_and_one_failure_stops_nothing(run, tmp_pat
     assert (out / "photo.md").read_text() == "<!-- page 1 -->\n\nRead. [99] ünï\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("there", [True, False])
 @pytest.mark.parametrize("words", [["report.pdf"], ["report.pdf", "photo.webp"]])
 def test_an_existing_folder_or_a_path_that_ends_in_a_slash_is_a_folder(run, tmp_path, there, words):
@@ -148,6 +150,7 @@ def test_an_existing_folder_or_a_path_that_ends_in_a_slash_is_a_folder(run, tmp_
     assert json.loads((out / "report.json").read_text())["source"] == "report.pdf"
 
 
+@pytest.mark.slow
 def test_several_files_on_stdout(run):
     files = ("report.pdf", "photo.webp", "--model", "model")
     documents = json.loads(run("parse", *files, "--format", "json").stdout)
@@ -206,6 +209,7 @@ def test_wrong_usage_is_one_line_and_exits_with_2(run, words, part):
     assert part in line
 
 
+@pytest.mark.slow
 def test_a_result_that_cannot_be_written_leaves_the_old_one(run, folder, tmp_path):
     done = run("parse", "report.pdf", "photo.webp", "--model", "model", "--out", str(tmp_path), "--format", "md")
     assert done.returncode == 0
@@ -255,6 +259,7 @@ def test_when_it_is_interrupted_nothing_is_half_written(folder, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="terminals are made with pty")
 def test_a_terminal_shows_a_bar_and_the_output_stays_clean(folder):
     import pty
@@ -274,6 +279,7 @@ def test_a_terminal_shows_a_bar_and_the_output_stays_clean(folder):
     assert "ETA" not in output
 
 
+@pytest.mark.slow
 def test_ask_prints_the_answer(run):
     done = run("ask", "report.pdf", "photo.webp", "How much?", "--model", "model", "--dpi", "72")
     assert (done.returncode, done.stdout) == (0, "How much? [72, 72, 72, 99] ünï\n")

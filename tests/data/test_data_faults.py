@@ -45,6 +45,7 @@ def test_every_code_that_validation_can_find_has_a_case():
     assert len({case.fault for case in CASES}) == len(CASES) >= 45
 
 
+@pytest.mark.slow
 def test_the_table_in_the_documentation_is_that_of_these_cases():
     written = subprocess.run(
         [sys.executable, ROOT / "scripts" / "fault_table.py"], capture_output=True, text=True, check=True

@@ -80,6 +80,7 @@ def records(draw):
     return record
 
 
+@pytest.mark.slow
 def test_what_validation_passes_can_be_trained_on(processor, folder, monkeypatch):
     monkeypatch.setenv("PARSIT_CACHE", str(folder / "cache"))
     asked: list[int] = []

@@ -224,6 +224,7 @@ def test_demo_page_is_one_file_and_escapes(report, tmp_path):
     assert "\u202e" not in html
 
 
+@pytest.mark.slow
 def test_demo_page_shows_the_verdict_and_both_columns(report):
     text = words(demo_page(report))
     assert "✓ Yes, it looks." in text

@@ -17,8 +17,8 @@ import os, sys, time
 from pathlib import Path
 from parsit.files.run_lock import run_lock
 with run_lock(Path(sys.argv[1]), print):
-    if os.fork():
-        print("held", flush=True)
+    if not os.fork():
+        print("held", flush=True)  # by its parent alone: what is forked has let go when it gets here
     time.sleep(600)
 """
 

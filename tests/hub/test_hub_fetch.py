@@ -46,6 +46,7 @@ def ask(endpoint, folder, *names, token="", **more):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_an_id_becomes_a_folder_with_a_models_files_alone_and_without_a_hub_its_cache_has_it(model, tmp_path):
     with running_hub() as hub:
         repository = hub.put("acme/reader", model)
@@ -67,6 +68,7 @@ def test_an_id_becomes_a_folder_with_a_models_files_alone_and_without_a_hub_its_
     assert ask(hub.endpoint, tmp_path, "acme/reader", HF_HUB_OFFLINE="1") == [[newest, files]]
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_here_wins(model, tmp_path):
     here = tmp_path / "acme" / "reader"
     here.mkdir(parents=True)
@@ -79,6 +81,7 @@ def test_a_folder_that_is_here_wins(model, tmp_path):
     assert other.startswith(str(tmp_path / "home"))  # a folder acme that holds another one is in nobody's way
 
 
+@pytest.mark.slow
 def test_what_is_no_parsit_model_is_refused_before_its_weights_are_fetched(model, tmp_path):
     with running_hub() as hub:
         files = hub.put("acme/language", model).files
@@ -100,6 +103,7 @@ def test_what_is_no_parsit_model_is_refused_before_its_weights_are_fetched(model
         assert not any(line.endswith(".safetensors") for line in hub.asked)
 
 
+@pytest.mark.slow
 def test_each_refusal_is_a_line_of_its_own(model, tmp_path):
     (tmp_path / "runs" / "pretrain").mkdir(parents=True)
     with running_hub() as hub:
@@ -135,6 +139,7 @@ def test_each_refusal_is_a_line_of_its_own(model, tmp_path):
     assert offline == "acme/reader: HF_HUB_OFFLINE keeps the Hub from being asked, and its cache has not got it"
 
 
+@pytest.mark.slow
 def test_a_cache_that_lacks_a_shard_is_not_taken_for_a_model(model, tmp_path):
     with running_hub() as hub:
         files = hub.put("acme/reader", model).files

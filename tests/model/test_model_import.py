@@ -77,6 +77,7 @@ def test_a_projector_is_loaded_and_nothing_else_changes(new, tmp_path, suffix, n
         assert torch.equal(value, weights.get(f"model.{name}", before[name])), name
 
 
+@pytest.mark.slow
 def test_a_models_folder_is_a_projectors_source_too(new, tmp_path):
     source = new(1)
     source.save_pretrained(tmp_path / "model")

@@ -245,6 +245,7 @@ def test_no_worker_is_left_behind(report):
         os.kill(worker, 0)
 
 
+@pytest.mark.slow
 def test_a_long_pdf_is_never_in_memory_as_a_whole(pages_pdf):
     resource = pytest.importorskip("resource")
     pdf = pages_pdf([(612, 792, BAR)] * 12)

@@ -98,6 +98,7 @@ def require_usable(folder, before, step, best_before, where):
     assert not list(folder.glob(".*")), where
 
 
+@pytest.mark.slow
 def test_a_save_over_the_same_step_that_is_killed(saver):
     """Some of the places; all of them, in all scenarios: `make test-reliability`."""
     assert sweep(saver, "over the same step, with a best", every=23) > 5

@@ -183,6 +183,7 @@ def open_stream(served, **options):
     return connection
 
 
+@pytest.mark.slow
 def test_a_client_that_hangs_up_frees_its_row(served):
     streams = [open_stream(served, seed=seed) for seed in range(3)]
     for stream in streams:

@@ -17,6 +17,7 @@ from serve_support import data_url, noise, png, question
 CHAT = "/v1/chat/completions"
 
 
+@pytest.mark.slow
 def test_a_token_is_asked_for_and_compared_whole(start):
     with start(token="secret") as served:
         asked = {"messages": question("Read."), "max_tokens": 1}
@@ -64,6 +65,7 @@ def test_a_body_is_limited_whether_its_length_is_told_or_not(served):
     assert served.http.post("/v1/parse", files=file).status_code == 413
 
 
+@pytest.mark.slow
 def test_a_body_that_stops_coming_is_given_up(start):
     with start(body_seconds=0.2) as served, socket.create_connection(("127.0.0.1", served.port)) as connection:
         head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" % CHAT.encode()

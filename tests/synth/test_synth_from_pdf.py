@@ -290,6 +290,7 @@ def test_files_that_cannot_be_read_stop_nothing(tmp_path, pdfs):
     assert not any(str(tmp_path) in finding["detail"] for finding in found.values())
 
 
+@pytest.mark.slow
 def test_splits_are_by_document_and_repeat(tmp_path, pdfs):
     for number in range(6):
         pdfs(f"{SMALL}Number {number}. {LEFT}\n#pagebreak()\nNumber {number} goes on. {RIGHT}", f"{number}.pdf")

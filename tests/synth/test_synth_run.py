@@ -105,6 +105,7 @@ def test_every_image_belongs_to_a_record_and_every_id_is_its_own(lines_run):
     assert len({record["id"] for record in everything}) == len(everything) == len(images)
 
 
+@pytest.mark.slow
 def test_page_records_have_one_image_for_three_tasks(pages_run):
     everything = [record for split in SPLITS for record in records(pages_run, split)]
     assert len(everything) == 3 * 24

@@ -69,6 +69,7 @@ def test_a_run_that_went_back_and_is_stopped_says_which_command_goes_on(run, fol
     assert verify(result.checkpoint) is None
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_in_time_each_step_equals_the_one_that_was_not(run, nine, tmp_path):
     for _ in range(9):
         result = run(tmp_path / "cut", max_steps=9, eval_steps=3, max_hours=1e-9)
@@ -194,6 +195,7 @@ def test_a_record_with_a_line_of_zeros_is_kept_beside_and_said(run, folder, caps
     assert [entry["step"] for entry in metrics(folder)] == list(range(1, 10))
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_the_run_at_once_and_says_what_is_lost(run, tmp_path, capsys):
     def ask_twice(_, step):
         if step == 4:

@@ -26,7 +26,7 @@ class Perfect:
     def eval(self):
         return self
 
-    def __call__(self, **_):
+    def forward(self, **_):
         logits = torch.zeros(1, 1, self.model.config.text_config.vocab_size)
         logits[0, 0, next(self.ids)] = 1
         return ParsitOutput(logits=logits)

@@ -203,6 +203,7 @@ class RowBatch:
                 logits_to_keep=ends.to(device),
                 segments=[Segment(row.cache, length) for row, length in zip(rows, lengths, strict=True)],
             ).logits
+        assert logits is not None, "nothing is learnt here"
         for row, length in zip(rows, lengths, strict=True):
             row.cache.length += length
             row.features = None
