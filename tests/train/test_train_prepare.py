@@ -75,6 +75,8 @@ def test_a_run_goes_on_from_its_checkpoint_except_where_it_is_dry(config, tmp_pa
     assert on.checkpoint == tmp_path / "run" / "checkpoint-2"
     assert said[-1] == f"resuming from {on.checkpoint}"
     assert prepare(config(), World(), dry=True).checkpoint is None
+    with pytest.raises(InputError, match="nosuch: cannot resume from it"):
+        prepare(config(resume=str(tmp_path / "nosuch")), World(), dry=True)
     with pytest.raises(InputError, match="holds a run already"):
         prepare(config(resume="never"), World())
     with pytest.raises(UsageError, match=r"--optim is muon, but .*checkpoint-2 was trained with adamw"):

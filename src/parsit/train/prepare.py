@@ -43,7 +43,7 @@ from parsit.train.hand_over import read_once
 from parsit.train.parts import PartReport
 from parsit.train.places import parsit_folder, projector_place
 from parsit.train.readings import ReadSamples, sampler
-from parsit.train.resume import SET_ASIDE_FILE, checkpoint_to_resume, require_apart
+from parsit.train.resume import SET_ASIDE_FILE, checkpoint_to_resume, named_checkpoint, require_apart
 from parsit.train.stages import write_stages
 from parsit.train.strategies.base import wants_bf16
 from parsit.train.world import World, data_size
@@ -130,7 +130,8 @@ def prepare(
                          "this torch; sdpa needs neither")  # fmt: skip
     if config.deepspeed:
         zero_settings(config.deepspeed)  # likewise
-    checkpoint = None if dry else world.on_first(lambda: checkpoint_to_resume(config, say))
+    checkpoint = world.on_first(lambda: named_checkpoint(config) if dry else checkpoint_to_resume(config, say))
+    checkpoint = None if dry else checkpoint
     architecture = architecture_of(config)
     start = checkpoint or agreed(world, "model", lambda: _sound_folder(config.model_name_or_path, world))
     if start and not checkpoint and config.vision_tower:

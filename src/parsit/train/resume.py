@@ -79,15 +79,19 @@ def checkpoint_to_resume(config: TrainConfig, say: Say) -> Path | None:
         if list_checkpoints(output_dir):
             raise InputError(f"{output_dir}: holds a run already; give another --output_dir, or --resume auto to go on")
         return None
-    if config.resume != "auto":
-        checkpoint: Path | None = require_good(Path(config.resume))
-    else:
+    checkpoint = named_checkpoint(config)
+    if checkpoint is None:
         checkpoint = find_newest(output_dir, warn=say)
         if checkpoint is None and list_checkpoints(output_dir):
             raise InputError(f"{output_dir}: none of its checkpoints is whole; start again in another --output_dir")
     if checkpoint is not None:
         _require_same_settings(config, checkpoint)
     return checkpoint
+
+
+def named_checkpoint(config: TrainConfig) -> Path | None:
+    """The checkpoint that `--resume` names. Raises `InputError` where it is not whole."""
+    return None if config.resume in ("auto", "never") else require_good(Path(config.resume))
 
 
 def require_apart(output_dir: Path, inputs: Iterable[Path]) -> None:
