@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from parsit.cli.parser import Parser
-from parsit.config import LLAVA_FLAGS, TrainConfig, architecture_names, load_preset, preset_names
+from parsit.config import (
+    LLAVA_FLAGS,
+    MULTIMODAL_FLAGS,
+    PROCESSING_FLAGS,
+    TrainConfig,
+    architecture_names,
+    load_preset,
+    preset_names,
+)
 from parsit.types import UsageError
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -39,17 +47,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "vision_tower",
         "pretrain_mm_mlp_adapter",
         "from_scratch",
-        "mm_projector_type",
-        "mm_vision_select_layer",
-        "image_aspect_ratio",
-        "image_grid_pinpoints",
-        "mm_patch_merge_type",
-        "mm_spatial_pool_stride",
-        "mm_spatial_pool_mode",
-        "mm_pixel_shuffle",
-        "max_image_tokens",
-        "mm_use_im_start_end",
-        "mm_use_im_patch_token",
+        *MULTIMODAL_FLAGS,
+        *PROCESSING_FLAGS,
     ),
     "what is trained": (
         "mm_tunable_parts",
