@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 
 import pytest
@@ -149,3 +150,12 @@ def test_a_reading_ends_with_the_server(start, pdf):
         served.batcher.stop()
         answer = post(served, pdf.read_bytes())
         assert (answer.status_code, answer.json()["error"]["message"]) == (503, "the server ends")
+
+
+def test_a_disk_that_takes_no_file_fails_the_job_in_a_sentence(served, pdf, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    id = post(served, pdf.read_bytes(), mode="job").json()["id"]
+    job = wait_for(served, id, "failed", "cancelled", "done")
+    assert job["state"] == "failed"
+    assert "its log says why" in json.dumps(job)
+    assert str(tmp_path) not in json.dumps(job)

@@ -174,19 +174,26 @@ class _Reading:
             return
         self.job.state = "running"
         self._deadline = time.monotonic() + self.service.limits.max_parse_seconds
+        try:
+            document = self._read(data)
+        except StoppedError:
+            self._stopped()
+        except ServeError as error:
+            self._fail(error)
+        except Exception:  # nobody looks at this thread: a job must not end without a word, nor with too much of one
+            log.exception("a file could not be parsed")
+            self._fail(ServeError(500, "the server failed at this file; its log says why"))
+        else:
+            self.job.document, self.job.state = document, "done"
+            self._tell("done", {"source": document.source, "pages": len(document.pages)})
+
+    def _read(self, data: bytes) -> Document:
+        """The document. Raises `StoppedError`, and `ServeError` where the file cannot be read."""
         with TemporaryFile(self.job.name, data) as file:
             try:
-                document = replace(self._parse(file), source=file.name)
-            except StoppedError:
-                self._stopped()
+                return replace(self._parse(file), source=file.name)
             except ParsitError as error:
-                self._fail(ServeError(400, file.renamed(str(error))))
-            except Exception:
-                log.exception("a file could not be parsed")
-                self._fail(ServeError(500, "the server failed at this file; its log says why"))
-            else:
-                self.job.document, self.job.state = document, "done"
-                self._tell("done", {"source": document.source, "pages": len(document.pages)})
+                raise ServeError(400, file.renamed(str(error))) from error
 
     def _parse(self, file: TemporaryFile) -> Document:
         options, limits = self.options, self.service.limits
