@@ -10,7 +10,7 @@ OLDEST_TRANSFORMERS := 4.53.2
 T ?= tests
 COVERAGE := $(if $(filter tests,$(T)),--cov --cov-report=term:skip-covered)
 
-.PHONY: setup demo test quick test-page test-compat check fix clean help chain bench-train gpu gpu-data bench-memory bench-data fuzz test-reliability
+.PHONY: setup demo test quick test-page test-compat check fix clean help chain bench-train gpu gpu-data bench-memory bench-data fuzz test-reliability teds-parity
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -98,6 +98,12 @@ check: setup  ## lint, format, types and floors, without changing anything
 fix: setup  ## format, and mend what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# An environment of its own: the package brings lxml and another Levenshtein.
+teds-parity:  ## compute the published TEDS of tests/scores/data/teds.json again
+	$(PYTHON) -m venv build/teds
+	build/teds/bin/python -m pip install --quiet --disable-pip-version-check 'table_recognition_metric==0.0.6'
+	build/teds/bin/python scripts/teds_parity.py tests/scores/data/teds.json
 
 clean:  ## remove environments and what was built; leaves runs/ alone
 	rm -rf $(VENV) $(COMPAT) build dist demo .pytest_cache .ruff_cache

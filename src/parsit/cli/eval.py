@@ -115,6 +115,8 @@ def print_scores(evaluation: Evaluation) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from parsit.eval.html import page_score_rows
+
     summary = evaluation.summary
     table = Table("score", "normalised", f"{evaluation.confidence:.0%} interval", "raw")
     names = {
@@ -127,6 +129,8 @@ def print_scores(evaluation: Evaluation) -> None:
     for attribute, name in names.items():
         value, raw = getattr(summary.normalized, attribute), getattr(summary.raw, attribute)
         table.add_row(name, f"{value.value:.4f}", f"{value.low:.4f} – {value.high:.4f}", f"{raw.value:.4f}")
+    for name, _, score in page_score_rows(evaluation):
+        table.add_row(name, f"{score.value:.4f}", f"{score.low:.4f} – {score.high:.4f}", "")
     console = Console()
     console.print(table)
     flags = "".join(f", {count} {flag}" for flag, count in summary.flags.items())
