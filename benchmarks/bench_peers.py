@@ -1,12 +1,12 @@
-"""Other readers over a bench set, each into a folder of Markdown as `parsit eval --bench olmocr` takes for --candidates.
+"""Other readers over a bench set, each into a folder of Markdown for --candidates of `parsit eval --bench olmocr`.
 
     python benchmarks/bench_peers.py text-layer --set build/bench --out build/peers/text-layer
     python benchmarks/bench_peers.py tesseract --set build/bench --out build/peers/tesseract
     build/peers-env/bin/python benchmarks/bench_peers.py rapidocr --set build/bench --out build/peers/rapidocr
 
-Needs pypdfium2 and Pillow, and of the readers what is asked for: the program `tesseract`, or the package `rapidocr` with
-onnxruntime (in an environment of its own). Nothing of Parsit. Each reader has its defaults; pages are drawn at --dpi.
-A page that is there already is not read again.
+Needs pypdfium2 and Pillow, and of the readers what is asked for: the program `tesseract`, or the package `rapidocr`
+with onnxruntime (in an environment of its own). Nothing of Parsit. Each reader has its defaults; pages are drawn at
+--dpi. A page that is there already is not read again.
 """
 
 from __future__ import annotations
@@ -81,9 +81,8 @@ def main() -> None:
                     out.write_text(text, encoding="utf-8")
                     pages += 1
     seconds, used = time.monotonic() - started, processor_seconds() - used
-    print(
-        f"{args.system}: {pages} pages, {used:.0f} processor seconds ({used / max(pages, 1):.2f} a page), {seconds:.0f} s"
-    )
+    each = used / max(pages, 1)
+    print(f"{args.system}: {pages} pages, {used:.0f} processor seconds ({each:.2f} a page), {seconds:.0f} s")
 
 
 if __name__ == "__main__":

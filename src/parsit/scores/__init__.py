@@ -14,7 +14,7 @@ except ModuleNotFoundError as error:
     raise UsageError("scores need rapidfuzz, which is not installed: pip install 'parsit[eval]'") from error
 
 from parsit.scores.anls_star import anls_star
-from parsit.scores.bootstrap import Interval, difference_interval, mean_interval, ratio_interval
+from parsit.scores.bootstrap import Interval, difference_interval, mean_interval, mean_of_means_interval, ratio_interval
 from parsit.scores.fields import FieldCounts, count_fields
 from parsit.scores.invented import invented_words
 from parsit.scores.order import blocks, reading_order_distance
@@ -41,6 +41,7 @@ __all__ = [
     "failed_scores",
     "invented_words",
     "mean_interval",
+    "mean_of_means_interval",
     "normalize",
     "normalized_edit_distance",
     "page_tables_similarity",

@@ -2,7 +2,8 @@
 
 Peer et al. 2024, "ANLS* - A Universal Document Processing Metric for Generative Large Language Models". A text scores
 as in `anls`; a dictionary by its keys, missing ones and invented ones at 0; a list by the best assignment of its items;
-a tuple in a reference holds alternatives, of which the best counts. The score is the sum over all leaves / their number.
+a tuple in a reference holds alternatives, of which the best counts. The score is the sum over all leaves / their
+number.
 
 Two things differ from the `anls-star` package: a distance of exactly 0.5 scores 0, as in the paper's equation, where
 the package gives 0.5; and a key that the reference lacks costs nothing if it holds nothing (null, "", [] or {}), where

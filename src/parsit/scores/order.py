@@ -2,8 +2,8 @@
 
 A block is what empty lines set apart (a table or formula is one, too). Blocks of the reference and of the prediction
 are paired by their texts, so a misread word is no error here; then the order in which the pairs come is compared. The
-score is the edit distance of the two orders / the length of the longer one, as OmniDocBench's reading order, except that
-a block that was not found, and one that is not on the page, are errors: there such blocks are left out.
+score is the edit distance of the two orders / the length of the longer one, as OmniDocBench's reading order, except
+that a block that was not found, and one that is not on the page, are errors: there such blocks are left out.
 """
 
 from __future__ import annotations
