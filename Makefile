@@ -104,7 +104,8 @@ $(JUDGES)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(JUDGES)/olmocr
 	$(JUDGES)/olmocr/bin/python -m pip install --quiet --disable-pip-version-check 'olmocr[bench]==0.4.27' numpy
 	$(PYTHON) -m venv $(JUDGES)/lmms
-	$(JUDGES)/lmms/bin/python -m pip install --quiet --disable-pip-version-check 'lmms-eval==0.7' --editable '.[eval]'
+	$(JUDGES)/lmms/bin/python -m pip install --quiet --disable-pip-version-check 'lmms-eval==0.7' 'transformers==5.23.0' \
+	  --editable '.[eval]'
 	touch $@
 
 test-judges: setup $(JUDGES)/.ready  ## olmOCR's judge and lmms-eval, in environments of their own, on a small set; a Chromium must be there
