@@ -151,18 +151,20 @@ def test_a_table_that_is_not_on_the_page_counts():
     assert score_page("Just a line.", "Just a line.\n\n| a | b |\n|---|---|\n| 1 | 2 |").teds == 0
 
 
-def test_without_apted_what_to_install_is_said(tmp_path):
+def test_without_apted_what_to_install_is_said_before_anything_is_read():
     code = """
 import sys
 sys.modules["apted"] = None
+from parsit.eval import evaluate
 from parsit.scores import score_page
-from parsit.types import UsageError
+from parsit.types import Sample, Turn, UsageError
 table = "| a |\\n|---|\\n| 1 |"
 assert score_page("text", table).teds == 0, "nothing to compare"
 try:
-    score_page(table, table.replace("1", "2"))
+    evaluate([Sample("a", (Turn("user", ("?",)), Turn("assistant", (table,))), "")], print, batch_size=1)
 except UsageError as error:
     print(error)
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.count("\n") == 1, "the predict function, which prints, was not called"
     assert "pip install 'parsit[scores]'" in said

@@ -23,8 +23,10 @@ from parsit.scores import (
     mean_interval,
     normalize,
     ratio_interval,
+    require_apted,
     score_best,
     score_page,
+    tables,
 )
 from parsit.types import Generation, InputError, ParsitError, Sample, Turn
 
@@ -260,12 +262,14 @@ def evaluate(
     of the bootstrap intervals.
 
     Raises `InputError`, before anything is predicted, if there are no samples or one of them does
-    not end with an assistant turn.
+    not end with an assistant turn, and `UsageError` if true texts hold tables and the package `apted` is missing.
     """
     assert batch_size >= 1, batch_size
     if not samples:
         raise InputError("there is no sample to evaluate: the data set is empty")
     prompts = [prompt_and_reference(sample)[0] for sample in samples]
+    if any(tables(prompt_and_reference(sample)[1]) for sample in samples):
+        require_apted()
     records: list[Record] = []
     for start in range(0, len(samples), batch_size):
         outcomes = _predict_batch(predict, prompts[start : start + batch_size])

@@ -88,9 +88,11 @@ def judge_folder(folder: Path, systems: Mapping[str, Path], python: str) -> Benc
         for system, target in systems.items():
             (linked / system).symlink_to(target.resolve())
         heard = _run(linked, Path(name) / "results.json", python)
-    broken = {system: found["errors"] for system, found in heard["systems"].items() if found["errors"]}
-    for system, errors in broken.items():
-        raise InputError(f"{systems[system]}: {errors[0]} (and {len(errors) - 1} more): the judge leaves it out")
+    for system, found in heard["systems"].items():
+        if found["errors"]:
+            first, *others = found["errors"]
+            more = f" (and {len(others)} more)" if others else ""
+            raise InputError(f"{systems[system]}: {first}{more}: the judge leaves this system out")
     scores = [_scores(system, heard["tests"], heard["systems"][system]) for system in systems]
     return BenchScores(f"olmocr {heard['version']}", heard["tests"], tuple(scores))
 

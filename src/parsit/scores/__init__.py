@@ -21,7 +21,7 @@ from parsit.scores.order import blocks, reading_order_distance
 from parsit.scores.page import PageScores, score_page
 from parsit.scores.sample import SampleScores, failed_scores, score_best, score_text
 from parsit.scores.tables import tables
-from parsit.scores.teds import page_tables_similarity, teds
+from parsit.scores.teds import page_tables_similarity, require_apted, teds
 from parsit.scores.text import anls, cer, char_edits, corpus_cer, exact_match, normalize, normalized_edit_distance, wer
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "page_tables_similarity",
     "ratio_interval",
     "reading_order_distance",
+    "require_apted",
     "score_best",
     "score_page",
     "score_text",

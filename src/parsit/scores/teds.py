@@ -56,11 +56,17 @@ def page_tables_similarity(
     return sum(found[row][column] for row, column in best_assignment(found)) / most
 
 
-def _distance(reference: TableNode, prediction: TableNode, structure_only: bool) -> float:
+def require_apted() -> None:
+    """Raises `UsageError` if the package `apted` is missing."""
     try:
-        from apted import APTED, Config
+        import apted  # noqa: F401
     except ModuleNotFoundError as error:
         raise UsageError("scores of tables need apted, which is not installed: pip install 'parsit[scores]'") from error
+
+
+def _distance(reference: TableNode, prediction: TableNode, structure_only: bool) -> float:
+    require_apted()
+    from apted import APTED, Config
 
     class Costs(Config):
         """Costs of PubTabNet's TEDS; inserting and deleting cost 1, as by default."""
