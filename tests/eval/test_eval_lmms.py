@@ -33,7 +33,7 @@ def visual(doc):
     return [Image.open(doc["path"]).convert("RGB")]
 
 def results(doc, answers):
-    return {"exact": float(answers[0] == doc["answer"])}
+    return {"exact": float(answers[0].strip() == doc["answer"].strip())}  # lmms-eval's filter strips
 """
 
 
@@ -75,6 +75,12 @@ def test_lmms_eval_finds_the_model_by_its_name_and_gets_its_answers(folder):
     (path,) = (folder / "out").rglob("*_results.json")
     scores = json.loads(path.read_text())["results"]["parsit_words"]
     assert next(value for name, value in scores.items() if name.startswith("exact,")) == pytest.approx(3 / 5), scores
+    (samples,) = (folder / "out").rglob("*_samples_*.jsonl")
+    given = {line["doc_id"]: line["resps"] for line in map(json.loads, samples.read_text().splitlines())}
+    asked = [
+        json.loads(line)["answer"].removeprefix("not ") for line in (folder / "data.jsonl").read_text().splitlines()
+    ]
+    assert [given[number] for number in range(5)] == asked, "the engine's own answers, empty lines and all"
 
 
 @pytest.mark.external
