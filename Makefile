@@ -10,7 +10,7 @@ OLDEST_TRANSFORMERS := 4.53.2
 T ?= tests
 COVERAGE := $(if $(filter tests,$(T)),--cov --cov-report=term:skip-covered)
 
-.PHONY: setup demo test quick test-page test-compat check fix clean help chain bench-train gpu gpu-data bench-memory bench-data fuzz test-reliability
+.PHONY: setup demo test quick test-page test-compat check fix clean help chain bench-train gpu gpu-data bench-memory bench-data fuzz test-reliability teds-parity test-judges
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -35,7 +35,7 @@ test: setup  ## run the tests, two at a time; T=tests/model: these alone
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(COVERAGE) $(T)
 
 quick: setup  ## run the tests that are neither slow nor start several processes, without coverage
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m 'not gpu and not browser and not sweep and not slow and not dist' $(T)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m 'not gpu and not browser and not external and not sweep and not slow and not dist' $(T)
 
 $(COMPAT)/.ready: pyproject.toml constraints.txt
 	test -x $(COMPAT)/bin/python || $(PYTHON) -m venv $(COMPAT)
@@ -98,6 +98,25 @@ check: setup  ## lint, format, types and floors, without changing anything
 fix: setup  ## format, and mend what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+JUDGES := build/judges
+$(JUDGES)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(JUDGES)/olmocr
+	$(JUDGES)/olmocr/bin/python -m pip install --quiet --disable-pip-version-check 'olmocr[bench]==0.4.27' numpy
+	$(PYTHON) -m venv $(JUDGES)/lmms
+	$(JUDGES)/lmms/bin/python -m pip install --quiet --disable-pip-version-check 'lmms-eval==0.7' 'transformers==5.23.0' \
+	  --editable '.[eval]'
+	touch $@
+
+test-judges: setup $(JUDGES)/.ready  ## olmOCR's judge and lmms-eval, in environments of their own, on a small set; a Chromium must be there
+	PARSIT_JUDGE_PYTHON=$(CURDIR)/$(JUDGES)/olmocr/bin/python PARSIT_LMMS_PYTHON=$(CURDIR)/$(JUDGES)/lmms/bin/python \
+	  $(BIN)/python -m pytest -q -m external tests/eval
+
+# An environment of its own: the package brings lxml and another Levenshtein.
+teds-parity:  ## compute the published TEDS of tests/scores/data/teds.json again
+	$(PYTHON) -m venv build/teds
+	build/teds/bin/python -m pip install --quiet --disable-pip-version-check 'table_recognition_metric==0.0.6'
+	build/teds/bin/python scripts/teds_parity.py tests/scores/data/teds.json
 
 clean:  ## remove environments and what was built; leaves runs/ alone
 	rm -rf $(VENV) $(COMPAT) build dist demo .pytest_cache .ruff_cache

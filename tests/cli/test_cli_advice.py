@@ -41,7 +41,17 @@ SPEAKERS = {
     "synth": ["data synth"],
     "train": ["train", "check"],
 }
-OTHER_PROGRAMS = {"--nproc_per_node", "--no", "--backend", "--help", "--version", "--shm", "--ipc"}
+OTHER_PROGRAMS = {
+    "--nproc_per_node",
+    "--no",
+    "--backend",
+    "--help",
+    "--version",
+    "--shm",
+    "--ipc",
+    "--dir",
+    "--model_args",
+}
 LISTS_OF_FLAGS = ("config/llava.py", "eval/plots.py")  # LLaVA's; the CSS variables of a page
 VERBS = ["info", "check", "train", "export", "import", "eval", "parse", "ask", "serve"]
 VERBS += [f"data {verb}" for verb in ("synth", "validate", "convert", "show", "stats", "import", "from-pdf")]

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from parsit.scores import bootstrap, difference_interval, mean_interval, ratio_interval
+from parsit.scores import bootstrap, difference_interval, mean_interval, mean_of_means_interval, ratio_interval
 
 
 def test_value_is_the_plain_ratio():
@@ -77,3 +77,15 @@ def test_empty_references_alone_follow_the_rule():
 def test_no_or_unequal_numbers_are_refused(tops, bottoms):
     with pytest.raises(ValueError):
         ratio_interval(tops, bottoms)
+
+
+def test_a_mean_of_means_weighs_groups_alike_and_draws_within_them():
+    small, large = [0.0, 1.0], [1.0] * 98
+    found = mean_of_means_interval([small, large])
+    assert found.value == pytest.approx(0.75)
+    assert (found.low, found.high) == (0.5, 1.0), "the large group does not move, the small one takes three values"
+    assert found == mean_of_means_interval([small, large]) != mean_of_means_interval([small, large, [0.0]])
+    with pytest.raises(ValueError):
+        mean_of_means_interval([])
+    with pytest.raises(ValueError):
+        mean_of_means_interval([small, []])

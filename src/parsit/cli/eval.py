@@ -1,10 +1,10 @@
-"""`parsit eval MODEL --data FILE`: scores on a data set, as a table, JSON and a page of the worst cases."""
+"""`parsit eval`: scores on a data set, on a published benchmark, or of two results against each other."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from parsit.cli.parser import Parser
 from parsit.types import InputError, UsageError
@@ -16,29 +16,88 @@ if TYPE_CHECKING:
 
 
 OUTPUTS = ("results.json", "predictions.jsonl", "worst.html")
+GROUPS = {
+    "on a data set": ["data", "image_folder", "limit", "nats", "worst"],
+    "on a benchmark": ["bench", "judge_python", "candidates"],
+    "two results": ["compare"],
+}
+# What only one of the three ways has, and the value that means that it was not given.
+OWN_FLAGS = {
+    "data": {"image_folder": None, "limit": 0, "nats": False, "worst": 50},
+    "bench": {"judge_python": None, "candidates": None},
+    "compare": {},
+}
+MAX_ANSWER_TOKENS = 1024
+
+
+def parser() -> Parser:
+    """The verb's command line."""
+    p = Parser("parsit eval", "Score a model: on data, or on a benchmark by its own judge; or compare two results.",
+               groups=GROUPS)  # fmt: skip
+    p.add_argument("model", nargs="?", help="folder of a model, or of a run (its best checkpoint), or "
+                   "ORG/NAME[@REVISION] on the Hub")  # fmt: skip
+    p.add_argument("--data", nargs="+", metavar="FILE", help="data files of any known format")
+    p.add_argument("--image_folder", help="folder that image paths start from; by default each file's own")
+    p.add_argument("--limit", type=int, default=0, help="score only the first N samples; 0: all")
+    p.add_argument("--nats", action="store_true", help="also how likely the model finds the true answers")
+    p.add_argument("--worst", type=int, default=50, help="cases on the page of the worst")
+    p.add_argument("--bench", nargs=2, metavar="LAYOUT DIR",
+                   help="olmocr or omnidocbench, and its folder: read its pages into DIR/parsit, have olmocr judged; "
+                   "without MODEL what is there is judged again")  # fmt: skip
+    p.add_argument("--judge_python", metavar="PYTHON", help="Python of an environment with olmocr, which judges")
+    p.add_argument("--candidates", nargs="+", metavar="FOLDER", help="other systems' Markdown, into the same table")
+    p.add_argument("--compare", nargs=2, metavar="A B", help="two folders that --out wrote, of the same data")
+    p.add_argument("--out", metavar="DIR", help="write the results there, as JSON and HTML")
+    p.add_argument("--max_new_tokens", type=int, help=f"longest answer, in tokens (default: {MAX_ANSWER_TOKENS}; on a "
+                   "benchmark 4400 a page, 96 a line)")  # fmt: skip
+    p.add_argument("--batch_size", type=int, default=16, help="prompts that go through the model together")
+    p.add_argument("--device", help="cpu, cuda, …; by default the GPU where there is one")
+    return p
 
 
 def main(argv: list[str]) -> int:
-    """Run the verb. A sample that fails counts as failed and does not stop the others; exit code 1 if any did."""
-    parser = Parser("parsit eval", "Score a model: CER, WER, normalised edit distance, exact match, ANLS.")
-    parser.add_argument("model", help="folder of a model, or of a run (its best checkpoint), or "
-                        "ORG/NAME[@REVISION] on the Hub")  # fmt: skip
-    parser.add_argument("--data", nargs="+", required=True, metavar="FILE", help="data files of any known format")
-    parser.add_argument("--image_folder", help="folder that image paths start from; by default each file's own")
-    parser.add_argument("--out", metavar="DIR", help="write results.json, predictions.jsonl and worst.html there")
-    parser.add_argument("--limit", type=int, default=0, help="score only the first N samples; 0: all")
-    parser.add_argument("--max_new_tokens", type=int, default=1024, help="longest answer, in tokens")
-    parser.add_argument("--batch_size", type=int, default=16, help="prompts that go through the model together")
-    parser.add_argument("--nats", action="store_true", help="also how likely the model finds the true answers")
-    parser.add_argument("--worst", type=int, default=50, help="cases on the page of the worst")
-    parser.add_argument("--device", help="cpu, cuda, …; by default the GPU where there is one")
-    args = parser.parse_args(argv)
+    """Run the verb. What fails counts as failed and does not stop the rest; exit code 1 if anything did."""
+    args = parser().parse_args(argv)
+    check(args)
+    if args.compare:
+        from parsit.cli.eval_compare import compare
+
+        return compare(args)
+    if args.bench:
+        from parsit.cli.eval_bench import bench
+
+        return bench(args)
+    return score_data(args)
+
+
+def check(args: Any) -> None:
+    """Refuse what cannot be meant.
+
+    Raises:
+        UsageError: not exactly one of --data, --bench and --compare, a flag of another one, or a number out of range.
+    """
+    ways = [name for name in OWN_FLAGS if getattr(args, name)]
+    if len(ways) != 1:
+        said = "together" if ways else "none of these"
+        raise UsageError(f"{' and '.join('--' + name for name in ways) or 'what to score'}: {said}; "
+                         "give one of --data, --bench and --compare")  # fmt: skip
+    for way, flags in OWN_FLAGS.items():
+        for name, absent in flags.items():
+            if way != ways[0] and getattr(args, name) != absent:
+                raise UsageError(f"--{name} belongs to --{way}, not to --{ways[0]}")
+    if args.model is None and args.data:
+        raise UsageError("--data needs a model to score: parsit eval MODEL --data FILE")
+    if args.model is not None and args.compare:
+        raise UsageError(f"--compare reads results, not a model: leave {args.model} out")
     for name, least in (("limit", 0), ("max_new_tokens", 1), ("batch_size", 1), ("worst", 0)):
-        if getattr(args, name) < least:
+        if getattr(args, name) is not None and getattr(args, name) < least:
             raise UsageError(f"--{name} is {getattr(args, name)}: it must be {least} or more")
     if args.out and Path(args.out).exists() and not Path(args.out).is_dir():
         raise UsageError(f"--out {args.out} is a file: name a folder")
 
+
+def score_data(args: Any) -> int:
+    """Score a model on data files; exit code 1 if a sample failed."""
     from parsit.data.files import read_files
     from parsit.files import refuse_inputs
 
@@ -57,9 +116,10 @@ def main(argv: list[str]) -> int:
     quiet_libraries()
     folder = model_folder(args.model)
     engine = load_engine(folder, args.device, args.batch_size)
-    evaluation = evaluate_engine(engine, samples, args.max_new_tokens, "scoring")
+    longest = args.max_new_tokens or MAX_ANSWER_TOKENS
+    evaluation = evaluate_engine(engine, samples, longest, "scoring")
     print_scores(evaluation)
-    about: dict[str, object] = {"model": args.model, "data": " ".join(args.data), "max_new_tokens": args.max_new_tokens}
+    about: dict[str, object] = {"model": args.model, "data": " ".join(args.data), "max_new_tokens": longest}
     # For the model card: which of a run's checkpoints it was, and the data's names without this machine's folders.
     about |= {"checkpoint": folder.name, "files": [Path(name).name for name in args.data]}
     if args.nats:
@@ -115,6 +175,8 @@ def print_scores(evaluation: Evaluation) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from parsit.eval.html import page_score_rows
+
     summary = evaluation.summary
     table = Table("score", "normalised", f"{evaluation.confidence:.0%} interval", "raw")
     names = {
@@ -127,6 +189,8 @@ def print_scores(evaluation: Evaluation) -> None:
     for attribute, name in names.items():
         value, raw = getattr(summary.normalized, attribute), getattr(summary.raw, attribute)
         table.add_row(name, f"{value.value:.4f}", f"{value.low:.4f} – {value.high:.4f}", f"{raw.value:.4f}")
+    for name, _, score in page_score_rows(evaluation):
+        table.add_row(name, f"{score.value:.4f}", f"{score.low:.4f} – {score.high:.4f}", "")
     console = Console()
     console.print(table)
     flags = "".join(f", {count} {flag}" for flag, count in summary.flags.items())

@@ -14,7 +14,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "parsit eval": (
         "parsit eval runs/tiny --data data/test.jsonl --out runs/tiny/eval",
-        "parsit eval runs/tiny --data data/test.jsonl --limit 100 --nats",
+        "parsit eval runs/tiny --bench olmocr bench --judge_python judge/bin/python --candidates peers/tesseract",
     ),
     "parsit export": (
         "parsit export runs/lora --out model",

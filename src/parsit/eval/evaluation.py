@@ -15,7 +15,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from parsit.files import write_whole
-from parsit.scores import Interval, SampleScores, failed_scores, mean_interval, normalize, ratio_interval, score_best
+from parsit.scores import (
+    Interval,
+    PageScores,
+    SampleScores,
+    failed_scores,
+    mean_interval,
+    normalize,
+    ratio_interval,
+    require_apted,
+    score_best,
+    score_page,
+    tables,
+)
 from parsit.types import Generation, InputError, ParsitError, Sample, Turn
 
 Predict = Callable[[Sequence[tuple[Turn, ...]]], list[Generation]]
@@ -32,6 +44,12 @@ CONVENTIONS = {
     "normalized_edit_distance": "mean over samples of edits / length of the longer string",
     "exact_match": "share of samples that equal their reference",
     "anls": "mean over samples of 1 - normalized edit distance, lower-cased, 0 from a distance of 0.5 on",
+    "invented": "sum of the answers' words that are not on the page / sum of their words",
+    "teds": "mean over samples with a table: 1 - tree edits / elements; a table too many or too few is 0",
+    "teds_structure": "the same without the cells' contents",
+    "reading_order": "mean over samples with two blocks or more: edits of the blocks' order / the longer order",
+    "field_f1": "over all JSON references: 2 * right fields / (fields of the references + fields of the answers)",
+    "anls_star": "mean over samples whose reference is JSON",
     "several_answers": "each score is the best over the accepted answers; rates take the one with the lowest CER",
     "normalized": "both texts in Unicode NFC, each run of whitespace one space, none at the ends",
     "raw": "both texts as they are",
@@ -45,7 +63,7 @@ class Record:
     """One sample's outcome. `prediction` is None and `error` holds the reason where it failed.
 
     `scores` are of the normalised texts, `raw_scores` of the texts as they are, each the best over the reference and
-    `other_answers`.
+    `other_answers`; `page_scores` are those of the answer with the fewest words that it does not have.
     """
 
     id: str
@@ -58,6 +76,7 @@ class Record:
     error: str | None
     scores: SampleScores
     raw_scores: SampleScores
+    page_scores: PageScores
     other_answers: tuple[str, ...] = ()
 
 
@@ -75,6 +94,18 @@ class ScoreSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class PageSummary:
+    """Scores of tables, order, fields and invented text, each None where it applies to no sample; see `PageScores`."""
+
+    invented: Interval
+    teds: Interval | None
+    teds_structure: Interval | None
+    reading_order: Interval | None
+    field_f1: Interval | None
+    anls_star: Interval | None
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """Scores over all samples: `count` is all of them, `failed` those among them without a prediction."""
 
@@ -83,6 +114,7 @@ class Summary:
     flags: dict[str, int]
     normalized: ScoreSummary
     raw: ScoreSummary
+    page: PageSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +199,12 @@ def _record(sample: Sample, outcome: Generation | ParsitError) -> Record:
         other_answers=sample.other_answers,
         scores=failed_scores(plain[0]) if failed else score_best(plain, normalize(outcome.text)),
         raw_scores=failed_scores(reference) if failed else score_best(accepted, outcome.text),
+        page_scores=_page_scores(accepted, "" if failed else outcome.text),
     )
+
+
+def _page_scores(accepted: Sequence[str], prediction: str) -> PageScores:
+    return min((score_page(answer, prediction) for answer in accepted), key=lambda scores: scores.invented_share)
 
 
 def _summarize_scores(scores: Sequence[SampleScores], resamples: int, confidence: float, seed: int) -> ScoreSummary:
@@ -190,6 +227,25 @@ def _summarize_scores(scores: Sequence[SampleScores], resamples: int, confidence
     )
 
 
+def _summarize_pages(scores: Sequence[PageScores], resamples: int, confidence: float, seed: int) -> PageSummary:
+    how = {"resamples": resamples, "confidence": confidence, "seed": seed}
+
+    def mean(name: str) -> Interval | None:
+        values = [value for value in (getattr(one, name) for one in scores) if value is not None]
+        return mean_interval(values, **how) if values else None
+
+    fields = [one.fields for one in scores if one.fields is not None]
+    twice_right, both = [2 * one.right for one in fields], [one.reference + one.prediction for one in fields]
+    return PageSummary(
+        invented=ratio_interval([one.invented_words for one in scores], [one.words for one in scores], **how),
+        teds=mean("teds"),
+        teds_structure=mean("teds_structure"),
+        reading_order=mean("reading_order"),
+        field_f1=ratio_interval(twice_right, both, **how) if fields else None,
+        anls_star=mean("anls_star"),
+    )
+
+
 def evaluate(
     samples: Sequence[Sample],
     predict: Predict,
@@ -206,12 +262,14 @@ def evaluate(
     of the bootstrap intervals.
 
     Raises `InputError`, before anything is predicted, if there are no samples or one of them does
-    not end with an assistant turn.
+    not end with an assistant turn, and `UsageError` if true texts hold tables and the package `apted` is missing.
     """
     assert batch_size >= 1, batch_size
     if not samples:
         raise InputError("there is no sample to evaluate: the data set is empty")
     prompts = [prompt_and_reference(sample)[0] for sample in samples]
+    if any(tables(prompt_and_reference(sample)[1]) for sample in samples):
+        require_apted()
     records: list[Record] = []
     for start in range(0, len(samples), batch_size):
         outcomes = _predict_batch(predict, prompts[start : start + batch_size])
@@ -224,5 +282,6 @@ def evaluate(
         flags=dict(sorted(Counter(flag for record in records for flag in record.flags).items())),
         normalized=_summarize_scores([record.scores for record in records], resamples, confidence, seed),
         raw=_summarize_scores([record.raw_scores for record in records], resamples, confidence, seed),
+        page=_summarize_pages([record.page_scores for record in records], resamples, confidence, seed),
     )
     return Evaluation(tuple(records), summary, confidence, resamples, seed)

@@ -30,6 +30,16 @@ SCORES = (
     ("anls", "ANLS", "higher"),
 )
 
+# The same for the fields of PageSummary, which apply to some samples only.
+PAGE_SCORES = (
+    ("invented", "words that are not on the page", "lower"),
+    ("teds", "TEDS, tables", "higher"),
+    ("teds_structure", "TEDS-S, structure of tables", "higher"),
+    ("reading_order", "reading order, edit distance", "lower"),
+    ("field_f1", "F1 of fields", "higher"),
+    ("anls_star", "ANLS*", "higher"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -92,3 +102,9 @@ def score_rows(
         )
         for field, name, better in SCORES
     ]
+
+
+def page_score_rows(evaluation: Evaluation) -> Sequence[tuple[str, str, Interval]]:
+    """Name, better direction and value of each score of pages that applies to a sample."""
+    found = [(name, better, getattr(evaluation.summary.page, field)) for field, name, better in PAGE_SCORES]
+    return [row for row in found if row[2] is not None]

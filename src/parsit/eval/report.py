@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from parsit.eval.evaluation import CONVENTIONS, Evaluation, Record
-from parsit.eval.html import case, render, score_rows
+from parsit.eval.html import case, page_score_rows, render, score_rows
 from parsit.eval.plots import cer_histogram
 from parsit.files import write_whole
 from parsit.types import Sample
@@ -47,6 +47,7 @@ def worst_cases_page(
         "evaluation": evaluation,
         "summary": evaluation.summary,
         "rows": score_rows(evaluation),
+        "page_rows": page_score_rows(evaluation),
         "conventions": CONVENTIONS,
         "histogram": cer_histogram([record.scores.cer for record in evaluation.records]),
         "failures": failures[:_MAX_FAILURES],

@@ -81,6 +81,23 @@ def mean_interval(values: Numbers, *, resamples: int = 1000, confidence: float =
     return ratio_interval(values, np.ones(len(values)), resamples=resamples, confidence=confidence, seed=seed)
 
 
+def mean_of_means_interval(
+    groups: Sequence[Numbers], *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
+) -> Interval:
+    """The mean of the groups' means, each group drawn again by itself: a group weighs the same whatever its size.
+
+    Raises `ValueError` if there is no group, or an empty one.
+    """
+    if not groups:
+        raise ValueError("a bootstrap needs one group of numbers at least")
+    draws = []
+    for place, group in enumerate(groups):
+        row, ones = _matrix([group, np.ones(len(group))])
+        draws.append(_resampled_ratios(row[None], ones[None], resamples, seed + place)[0])
+    value = np.mean([np.mean(np.asarray(group, dtype=np.float64)) for group in groups])
+    return _interval(float(value), np.mean(draws, axis=0), confidence)
+
+
 def difference_interval(
     first: Numbers,
     second: Numbers,
