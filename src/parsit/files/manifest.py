@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from parsit.files.hashed import FileEntry
 from parsit.types import InputError
 
 MANIFEST = "manifest.json"
@@ -25,12 +27,20 @@ ESSENTIAL = ("config.json", CONFIG_FILE, STATE_FILE, *TENSOR_FILES)
 CHECKSUMS_VARIABLE = "PARSIT_CHECKSUMS"
 
 
-def write_manifest(folder: Path) -> None:
-    """List a checkpoint's files with their sizes and checksums, read back from the disk. Raises `OSError`."""
+def write_manifest(folder: Path, known: Mapping[str, FileEntry] | None = None) -> None:
+    """List a checkpoint's files with their sizes and checksums.
+
+    Args:
+        folder: the checkpoint's.
+        known: entries of files by their paths in it, as they were found while they were written; the others are read.
+
+    Raises:
+        OSError: a file cannot be read, or the manifest not be written.
+    """
+    known = known or {}
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
-    entries = {
-        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": _sha256(path)} for path in files
-    }
+    names = {path.relative_to(folder).as_posix(): path for path in files}
+    entries = {name: asdict(known.get(name) or _entry(path)) for name, path in names.items()}
     (folder / MANIFEST).write_text(_text_of(entries), encoding="utf-8")
 
 
@@ -89,6 +99,10 @@ def _read(checkpoint: Path) -> dict[str, Any]:
     if not sound:
         raise _DamagedError(f"{MANIFEST} is damaged")
     return entries
+
+
+def _entry(path: Path) -> FileEntry:
+    return FileEntry(path.stat().st_size, _sha256(path))
 
 
 def _text_of(entries: Any) -> str:
