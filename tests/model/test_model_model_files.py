@@ -16,7 +16,9 @@ KINDS += [torch.int32, torch.int16, torch.int8]
 
 
 def test_a_file_of_tensors_is_what_safetensors_writes(tmp_path):
-    tensors = {f"{kind} ü {number}".split(".")[1]: torch.arange(6).view(2, 3).to(kind) for number, kind in enumerate(KINDS)}
+    tensors = {
+        f"{kind} ü {number}".split(".")[1]: torch.arange(6).view(2, 3).to(kind) for number, kind in enumerate(KINDS)
+    }
     tensors |= {"scalar": torch.tensor(3.5), "empty": torch.empty(0, 4), "turned": torch.randn(4, 3).t()}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "theirs", {"format": "pt"})
     ours = b"".join(file_pieces(tensors))

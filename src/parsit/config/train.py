@@ -178,10 +178,18 @@ class TrainingArguments:
         logging_steps: steps between lines in a pipe, and between tracker entries.
         eval_steps: steps between validations; 0: at the end alone.
         save_steps: steps between checkpoints.
-        save_total_limit: checkpoints that are kept, the best one besides; 0: all.
+        save_total_limit: checkpoints that are kept, the best ones besides; 0: all.
+        async_save: write checkpoints while training goes on, from a copy in the CPU's memory (the same bytes once more
+            for what lies there anyway).
+        ema_decay: keep a moving average of the weights with this decay, such as 0.999: validated, saved, and what
+            others read of the run; 0: none.
+        metric_for_best: what the best checkpoint is chosen by: loss (of the validation), cer or anls (of the readings
+            at each sample_steps), or auto (loss, where there is eval_data).
+        keep_best: how many of the best checkpoints are kept.
         report_to: wandb, tensorboard, trackio, mlflow or none; metrics.jsonl is always written.
         run_name: the run's name for the tracker; by default output_dir's.
-        sample_steps: steps between readings of a few validation samples, with their CER; 0: never.
+        sample_steps: steps between readings of some validation samples, with their CER and ANLS; 0: never.
+        sample_count: how many of the first validation samples are read then.
         gradient_checkpointing_layers: of the language model only these layers, as FIRST-LAST from 0; by default all.
         num_processes: processes on this machine; 0: one for each GPU, one without.
         hang_timeout: of several processes on this machine, seconds after which one that is stopped (SIGSTOP, a
@@ -227,9 +235,14 @@ class TrainingArguments:
     eval_steps: int = 500
     save_steps: int = 500
     save_total_limit: int = 3
+    async_save: bool = True
+    ema_decay: float = 0.0
+    metric_for_best: Literal["auto", "loss", "cer", "anls"] = "auto"
+    keep_best: int = 1
     report_to: Literal["wandb", "tensorboard", "trackio", "mlflow", "none"] = "none"
     run_name: str | None = None
     sample_steps: int = 0
+    sample_count: int = 8
     gradient_checkpointing_layers: str | None = None
     num_processes: int = 0
     hang_timeout: int = 30
@@ -287,6 +300,8 @@ class TrainConfig(ModelArguments, DataArguments, TrainingArguments):
             "tp",
             "ddp_timeout",
             "lora_r",
+            "keep_best",
+            "sample_count",
         )
         for name in at_least_one:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
@@ -298,7 +313,7 @@ class TrainConfig(ModelArguments, DataArguments, TrainingArguments):
             _require(0 <= getattr(self, name) < inf, name, getattr(self, name), "0 or more")
         for name in ("warmup_ratio", "min_lr_ratio", "max_bad_fraction"):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
-        for name in ("adam_beta1", "adam_beta2", "lora_dropout"):
+        for name in ("adam_beta1", "adam_beta2", "lora_dropout", "ema_decay"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 or more and less than 1")
         for name in ("learning_rate", "adam_epsilon", "lora_alpha"):
             _require(0 < getattr(self, name) < inf, name, getattr(self, name), "more than 0")
@@ -335,8 +350,28 @@ class TrainConfig(ModelArguments, DataArguments, TrainingArguments):
             raise UsageError(
                 "--attn_implementation flash_attention_2 computes in half precision alone: use --bf16 true"
             )
+        if self.ema_decay and self.deepspeed:
+            raise UsageError("--ema_decay and --deepspeed cannot be combined: the weights in fp32 are in DeepSpeed's "
+                             "own buffers; use --fsdp true, which shards as much")  # fmt: skip
         for name in ("mm_tunable_vision_layers", "gradient_checkpointing_layers"):
             layer_range(getattr(self, name), name)
+        self._require_measured()
+
+    @property
+    def best_metric(self) -> str:
+        """What the best checkpoint is chosen by, where anything is measured: loss, cer or anls."""
+        return "loss" if self.metric_for_best == "auto" else self.metric_for_best
+
+    def _require_measured(self) -> None:
+        """Refuse a best checkpoint that is chosen by what nobody measures."""
+        chosen = self.metric_for_best != "auto" or self.keep_best > 1
+        if not chosen or self.data is None:  # not a run's settings yet
+            return
+        flag = f"--metric_for_best {self.best_metric}" if self.metric_for_best != "auto" else "--keep_best"
+        if not self.eval_data:
+            raise UsageError(f"{flag}: nothing is measured without --eval_data: give validation files, or leave it out")
+        if self.best_metric != "loss" and not self.sample_steps:
+            raise UsageError(f"{flag}: is measured by reading samples: say with --sample_steps after how many steps")
 
     def to_yaml(self) -> str:
         """All values, in the order of the fields."""

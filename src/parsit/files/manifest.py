@@ -20,6 +20,7 @@ from parsit.types import InputError
 MANIFEST = "manifest.json"
 CONFIG_FILE = "train_config.yaml"
 STATE_FOLDER = "train_state"
+EMA_FOLDER = "ema"
 STATE_FILE = f"{STATE_FOLDER}/state.json"
 TENSOR_FILES = tuple(f"{STATE_FOLDER}/{name}.safetensors" for name in ("optimizer", "objective", "rng"))
 ESSENTIAL = ("config.json", CONFIG_FILE, STATE_FILE, *TENSOR_FILES)
@@ -66,21 +67,31 @@ def verify(checkpoint: Path, checksums: bool = True) -> str | None:
 def require_sound_model(folder: Path) -> Path:
     """The folder of a model, if its files are what its manifest says; one without a manifest is taken as it is.
 
-    What resuming needs besides the model is not read. `PARSIT_CHECKSUMS=0` leaves all of it unread.
+    What resuming needs besides the model is not read, nor is the moving average beside it; that average, named itself,
+    is in the manifest of its checkpoint. `PARSIT_CHECKSUMS=0` leaves all of it unread.
 
     Raises:
         InputError: a file that is missing or damaged.
     """
-    if not (folder / MANIFEST).exists() or os.environ.get(CHECKSUMS_VARIABLE) == "0":
+    listed_in = folder.parent if folder.name == EMA_FOLDER else folder
+    if not (listed_in / MANIFEST).exists() or os.environ.get(CHECKSUMS_VARIABLE) == "0":
         return folder
     try:
-        entries = _read(folder)
-        problem = _first_wrong(folder, [name for name in entries if not name.startswith(STATE_FOLDER)], entries, True)
+        entries = _read(listed_in)
+        problem = _first_wrong(listed_in, _of_model(entries, folder != listed_in), entries, True)
     except _DamagedError as damage:
         problem = str(damage)
     if problem:
         raise InputError(f"{folder}: is not as it was saved: {problem}; name another checkpoint of the run")
     return folder
+
+
+def _of_model(names: Iterable[str], average: bool) -> list[str]:
+    """Of a checkpoint's files those of its model, or those of the moving average."""
+    own = (f"{EMA_FOLDER}/",)
+    if average:
+        return [name for name in names if name.startswith(own)]
+    return [name for name in names if not name.startswith((*own, f"{STATE_FOLDER}/"))]
 
 
 class _DamagedError(Exception):

@@ -86,7 +86,7 @@ def file_pieces(tensors: Mapping[str, torch.Tensor]) -> Iterator[bytes | memoryv
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:
-    return memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def untied(state: Mapping[str, torch.Tensor]) -> Tensors:
