@@ -29,7 +29,7 @@ CHECKSUMS_VARIABLE = "PARSIT_CHECKSUMS"
 
 
 def write_manifest(folder: Path, known: Mapping[str, FileEntry] | None = None) -> None:
-    """List a checkpoint's files with their sizes and checksums.
+    """List a checkpoint's files with their sizes and checksums; what is known is listed whether it is there or not.
 
     Args:
         folder: the checkpoint's.
@@ -39,9 +39,9 @@ def write_manifest(folder: Path, known: Mapping[str, FileEntry] | None = None) -
         OSError: a file cannot be read, or the manifest not be written.
     """
     known = known or {}
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
-    names = {path.relative_to(folder).as_posix(): path for path in files}
-    entries = {name: asdict(known.get(name) or _entry(path)) for name, path in names.items()}
+    files = [path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST]
+    names = sorted({path.relative_to(folder).as_posix() for path in files} | known.keys())
+    entries = {name: asdict(known.get(name) or _entry(folder / name)) for name in names}
     (folder / MANIFEST).write_text(_text_of(entries), encoding="utf-8")
 
 

@@ -94,6 +94,7 @@ def save_adapters(
     state: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Write `adapter_files` into `folder`, which is made if need be (the processor is the caller's)."""
+    folder.mkdir(parents=True, exist_ok=True)
     adapter_files(model, folder, base, state).write(folder)
 
 

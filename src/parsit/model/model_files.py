@@ -46,7 +46,7 @@ class ModelFiles:
         """Write all of them into a folder that has none of them; each one's size and checksum, by its path.
 
         Args:
-            folder: where to; folders in it are made.
+            folder: where to; it is there, and folders in it are made.
             go_on: called now and then; what it raises ends the writing.
 
         Raises:
@@ -56,7 +56,8 @@ class ModelFiles:
         contents |= {name: file_pieces(tensors) for name, tensors in self.tensors.items()}
         written = {}
         for name, pieces in contents.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            for parent in reversed(Path(name).parents[:-1]):
+                (folder / parent).mkdir(exist_ok=True)  # never `folder` itself, which somebody may have taken away
             written[name] = write_hashed(folder / name, pieces, go_on)
         return written
 
