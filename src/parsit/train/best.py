@@ -15,8 +15,8 @@ from parsit.types import InputError
 Say = Callable[[str], None]
 _SAID = {
     "loss": "validation loss",
-    "cer": "character error rate of the samples read",
-    "anls": "ANLS of the samples read",
+    "cer": "character error rate of readings",
+    "anls": "ANLS of readings",
 }
 
 
