@@ -1,4 +1,4 @@
-"""Any order of saves, kills, damage, restarts and ways back: a whole checkpoint is there, and the best ones are kept."""
+"""Any order of saves, kills, damage, restarts and ways back: a whole checkpoint is there, and all of the best."""
 
 from __future__ import annotations
 

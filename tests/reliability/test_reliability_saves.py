@@ -82,7 +82,9 @@ def sweep(saver, scenario, every):
     tried = range(0, len(operations), every)
     for number in tried:
         killed_at(number, save)
-        require_usable(folder, before, step, best_before, {*best_before} & {*best}, f"{scenario}: {operations[number]} ({number})")
+        require_usable(
+            folder, before, step, best_before, {*best_before} & {*best}, f"{scenario}: {operations[number]} ({number})"
+        )
         if number % 10 == 0:
             assert forked(save) == 0, "the run goes on and saves again"
             assert load_state(find_newest(folder, pytest.fail)).state.step == step
@@ -96,16 +98,16 @@ def reset(kept, folder):
     shutil.copytree(kept, folder)
 
 
-def require_usable(folder, before, step, best_before, kept_best, where):
+def require_usable(folder, before, step, bests, where):
     """Nothing that carries a checkpoint's name is not one, nothing is lost that was there, and the best is a best."""
     for _ in range(2):
         newest = find_newest(folder, lambda line: pytest.fail(f"{where}: {line}"))
         assert bool(newest) >= bool(before), where
         if newest:
             assert load_state(newest).state.step in {step, *before[-1:]}, where
-        best = find_best(folder)
+        best, best_before = find_best(folder), bests[0]
         assert not best_before or (best and verify(best) is None), where
-        for number in kept_best:
+        for number in {*best_before} & {*bests[1]}:
             assert verify(folder / f"checkpoint-{number}") is None, f"{where}: one of the best"
         clear_leftovers(folder)  # what the next start does
     assert not list(folder.glob(".*")), where
@@ -158,7 +160,9 @@ def test_the_same_where_folders_cannot_be_exchanged(saver, scenario, monkeypatch
         reset(kept, folder)
         killed_at(number, save)
         clear_leftovers(folder)
-        require_usable(folder, before, step, best_before, {*best_before} & {*best}, f"{scenario}: {operation} ({number})")
+        require_usable(
+            folder, before, step, best_before, {*best_before} & {*best}, f"{scenario}: {operation} ({number})"
+        )
     shutil.rmtree(kept)
     print(f"\nsave without exchange, {scenario}: {len(operations)} kills, 0 unusable states after a start")
 

@@ -13,7 +13,7 @@ from test_train_loop import learnt, metrics
 from parsit import hf
 from parsit.config import TrainConfig
 from parsit.files.manifest import require_sound_model, verify, write_manifest
-from parsit.files.run_folder import find_model
+from parsit.files.run_folder import find_model, model_name
 from parsit.train.stages import read_stages
 from parsit.types import InputError, UsageError
 
@@ -73,6 +73,7 @@ def test_what_is_validated_is_the_model_that_is_saved_for_others(run, averaged, 
     assert model == averaged / json.loads((averaged / "best.json").read_text())["checkpoint"] / "ema"
     run(tmp_path, model=hf.load_model(averaged / "checkpoint-6" / "ema"), max_steps=1, learning_rate=1e-12)
     assert metrics(tmp_path)[0]["eval_loss"] == pytest.approx(loss, abs=1e-5)
+    assert model_name(model) == f"{model.parent.name}/ema"
     assert hf.load_processor(model).chat_tokens
 
 
@@ -126,7 +127,7 @@ def test_the_stages_of_an_average_are_its_checkpoints(averaged, tmp_path):
 
 
 def test_a_decay_that_is_none_and_deepspeeds_weights_are_refused():
-    with pytest.raises(UsageError, match="--ema_decay is 1.0: it must be 0 or more and less than 1"):
+    with pytest.raises(UsageError, match=r"--ema_decay is 1\.0: it must be 0 or more and less than 1"):
         TrainConfig(ema_decay=1.0)
     with pytest.raises(UsageError, match="--ema_decay and --deepspeed cannot be combined"):
         TrainConfig(ema_decay=0.9, deepspeed="zero2")

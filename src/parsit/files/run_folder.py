@@ -102,6 +102,11 @@ def model_in(checkpoint: Path) -> Path:
     return average if (average / "config.json").is_file() else checkpoint
 
 
+def model_name(folder: Path) -> str:
+    """What a model's folder is called beside others: checkpoint-5, or checkpoint-5/ema for its moving average."""
+    return f"{folder.parent.name}/{folder.name}" if folder.name == EMA_FOLDER else folder.name
+
+
 def find_model(path: str | Path) -> Path:
     """The folder with the model: `path` itself, or in a run's folder that of its best checkpoint, else its newest.
 
