@@ -2,7 +2,7 @@
 
     python benchmarks/saves.py [--shapes tiny smol] [--saves 3] [--steps_between 3] [--out FILE.json]
 
-A run of the shapes of `tiny` and `smol` (random weights, drawn crops, the stage's optimizer) saves again and again, in
+A run of the shapes of `tiny` and `smol` (random weights, drawn lines, the stage's optimizer) saves again and again, in
 both ways in turn, with steps between. Printed of each way: the seconds that training waits for a save (gathering, and
 copies; or all of it), the processor seconds of all that a save does, and which share of the time that is at the
 preset's --save_steps, with the median step of this machine. Then: the seconds from `prepare` to the end of the first
@@ -24,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
@@ -52,10 +53,16 @@ def start_of(shape: str, folder: Path) -> Path:
 
 
 def crops(folder: Path) -> Path:
-    """Lines of documents to train on."""
-    from parsit.cli.data_synth import main
-
-    main(["--out", str(folder), "--unit", "line", "--pages", "2", "--seed", "7"])
+    """Eight lines of digits to train on."""
+    folder.mkdir()
+    records = []
+    for number in range(8):
+        image = Image.new("RGB", (64, 24), "white")
+        ImageDraw.Draw(image).text((2, 6), str(number * 1234), fill="black")
+        image.save(folder / f"{number}.png")
+        turns = [{"from": "human", "value": "<image>\nRead."}, {"from": "gpt", "value": str(number * 1234)}]
+        records.append({"id": str(number), "image": f"{number}.png", "conversations": turns})
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, records)))
     return folder / "train.jsonl"
 
 
@@ -121,7 +128,7 @@ def _saved(prepared: Prepared, in_background: bool) -> Prepared:
 def resume_s(config: TrainConfig, checkpoint: Path) -> float:
     """Seconds from the start to the end of the first step after a checkpoint."""
     began = time.perf_counter()
-    prepared = prepare(replace(config, resume=str(checkpoint)), World())
+    prepared = prepare(replace(config, output_dir=str(checkpoint.parent)), World())
     run = Run(prepared)
     state, _ = run.begin(checkpoint)
     run.left_out.begin(state.step, print)

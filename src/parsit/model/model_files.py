@@ -63,10 +63,19 @@ class ModelFiles:
 
 
 def captured(write: Callable[[Path], object]) -> dict[str, bytes]:
-    """The files that `write` puts into an empty folder, by name."""
+    """The files that `write` puts into an empty folder, by name.
+
+    Raises:
+        OSError: they cannot be written there; tokenizers has no error of its own for that.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write(folder)
+        try:
+            write(folder)
+        except Exception as error:
+            if type(error) is not Exception:
+                raise
+            raise OSError(str(error)) from error
         return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 

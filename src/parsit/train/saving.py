@@ -196,6 +196,7 @@ class Saver:
         def prepare_draft() -> Path:
             with failing_as_one(self.output_dir, state.step):
                 sync()
+                self._make_small_files()
                 require_room(self.output_dir, gathered.num_bytes)
                 return begin_checkpoint(self.output_dir, state.step)
 
@@ -203,11 +204,10 @@ class Saver:
         self._save_own(draft, state.step)
         if not self.world.is_first:
             return
-        small = self._small_files()
 
         def work(go_on: GoOn) -> None:
             with failing_as_one(self.output_dir, state.step):
-                written = self._files(draft, gathered, small).write(draft, go_on)
+                written = self._files(draft, gathered).write(draft, go_on)
                 self._finish(draft, state, written)
             self.longest_s = max(self.longest_s, time.monotonic() - started)
 
@@ -257,24 +257,23 @@ class Saver:
             if message is not None:
                 raise SaveError(message) from failed
 
-    def _small_files(self) -> dict[str, bytes]:
-        """Configuration and processor, which do not change in a run: made once. Adapters have a configuration too."""
+    def _make_small_files(self) -> None:
+        """Configuration and processor, which do not change in a run, once. Adapters have a configuration themselves."""
         if not self._small:
             own = {} if self.base else small_model_files(self.model, torch.float32)
             self._small = own | captured(self.processor.save_pretrained)
-        return self._small
 
-    def _files(self, draft: Path, gathered: Gathered, small: dict[str, bytes]) -> ModelFiles:
+    def _files(self, draft: Path, gathered: Gathered) -> ModelFiles:
         """All files of a checkpoint but its manifest and what the strategy wrote."""
-        files = self._model_files(draft, gathered.model, small)
+        files = self._model_files(draft, gathered.model)
         if gathered.average:
-            files |= self._model_files(draft / EMA_FOLDER, gathered.average, small).under(EMA_FOLDER)
+            files |= self._model_files(draft / EMA_FOLDER, gathered.average).under(EMA_FOLDER)
         return files | state_files(gathered.saved, self.config.to_yaml())
 
-    def _model_files(self, folder: Path, state: Tensors, small: dict[str, bytes]) -> ModelFiles:
+    def _model_files(self, folder: Path, state: Tensors) -> ModelFiles:
         if self.base is None:
-            return model_files(state, small)
-        return ModelFiles(small, {}) | adapter_files(self.model, folder, self.base, state)
+            return model_files(state, self._small)
+        return ModelFiles(self._small, {}) | adapter_files(self.model, folder, self.base, state)
 
     def _finish(self, draft: Path, state: TrainState, written: dict[str, FileEntry]) -> None:
         finish_checkpoint(draft, self.output_dir, state.step, written)
