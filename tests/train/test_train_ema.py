@@ -14,6 +14,7 @@ from parsit import hf
 from parsit.config import TrainConfig
 from parsit.files.manifest import require_sound_model, verify, write_manifest
 from parsit.files.run_folder import find_model, model_name
+from parsit.train.memory import BatchSize, Placement, estimate
 from parsit.train.stages import read_stages
 from parsit.types import InputError, UsageError
 
@@ -131,3 +132,11 @@ def test_a_decay_that_is_none_and_deepspeeds_weights_are_refused():
         TrainConfig(ema_decay=1.0)
     with pytest.raises(UsageError, match="--ema_decay and --deepspeed cannot be combined"):
         TrainConfig(ema_decay=0.9, deepspeed="zero2")
+
+
+def test_the_memory_estimate_counts_four_bytes_a_trained_weight(mini, processor):
+    model, size = hf.new_model(mini, processor, 0), BatchSize(64, 1, 16)
+    found = [
+        estimate(model, TrainConfig(ema_decay=decay), Placement(), size, bf16=False).optimizer for decay in (0.0, 0.9)
+    ]
+    assert found[1] - found[0] == 4 * sum(parameter.numel() for parameter in model.parameters())

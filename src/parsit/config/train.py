@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from parsit.config.architecture import architecture_names, is_architecture, unknown
+from parsit.config.saving import SavingArguments
 from parsit.config.stages import stage_values
 from parsit.types import UsageError
 
@@ -177,15 +178,6 @@ class TrainingArguments:
         torch_compile: compile the layers (torch.compile); the first step takes up to a minute longer.
         logging_steps: steps between lines in a pipe, and between tracker entries.
         eval_steps: steps between validations; 0: at the end alone.
-        save_steps: steps between checkpoints.
-        save_total_limit: checkpoints that are kept, the best ones besides; 0: all.
-        async_save: write checkpoints while training goes on, from a copy in the CPU's memory (the same bytes once more
-            for what lies there anyway).
-        ema_decay: keep a moving average of the weights with this decay, such as 0.999: validated, saved, and what
-            others read of the run; 0: none.
-        metric_for_best: what the best checkpoint is chosen by: loss (of the validation), cer or anls (of the readings
-            at each sample_steps), or auto (loss, where there is eval_data).
-        keep_best: how many of the best checkpoints are kept.
         report_to: wandb, tensorboard, trackio, mlflow or none; metrics.jsonl is always written.
         run_name: the run's name for the tracker; by default output_dir's.
         sample_steps: steps between readings of some validation samples, with their CER and ANLS; 0: never.
@@ -233,12 +225,6 @@ class TrainingArguments:
     torch_compile: bool = False
     logging_steps: int = 10
     eval_steps: int = 500
-    save_steps: int = 500
-    save_total_limit: int = 3
-    async_save: bool = True
-    ema_decay: float = 0.0
-    metric_for_best: Literal["auto", "loss", "cer", "anls"] = "auto"
-    keep_best: int = 1
     report_to: Literal["wandb", "tensorboard", "trackio", "mlflow", "none"] = "none"
     run_name: str | None = None
     sample_steps: int = 0
@@ -254,7 +240,7 @@ class TrainingArguments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(ModelArguments, DataArguments, TrainingArguments):
+class TrainConfig(ModelArguments, DataArguments, TrainingArguments, SavingArguments):
     """All settings of one training run.
 
     Raises:
@@ -355,23 +341,8 @@ class TrainConfig(ModelArguments, DataArguments, TrainingArguments):
                              "own buffers; use --fsdp true, which shards as much")  # fmt: skip
         for name in ("mm_tunable_vision_layers", "gradient_checkpointing_layers"):
             layer_range(getattr(self, name), name)
-        self._require_measured()
-
-    @property
-    def best_metric(self) -> str:
-        """What the best checkpoint is chosen by, where anything is measured: loss, cer or anls."""
-        return "loss" if self.metric_for_best == "auto" else self.metric_for_best
-
-    def _require_measured(self) -> None:
-        """Refuse a best checkpoint that is chosen by what nobody measures."""
-        chosen = self.metric_for_best != "auto" or self.keep_best > 1
-        if not chosen or self.data is None:  # not a run's settings yet
-            return
-        flag = f"--metric_for_best {self.best_metric}" if self.metric_for_best != "auto" else "--keep_best"
-        if not self.eval_data:
-            raise UsageError(f"{flag}: nothing is measured without --eval_data: give validation files, or leave it out")
-        if self.best_metric != "loss" and not self.sample_steps:
-            raise UsageError(f"{flag}: is measured by reading samples: say with --sample_steps after how many steps")
+        if self.data is not None:  # else these are not a run's settings yet
+            self.require_measured(self.eval_data, self.sample_steps)
 
     def to_yaml(self) -> str:
         """All values, in the order of the fields."""
