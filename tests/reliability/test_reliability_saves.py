@@ -85,6 +85,8 @@ def sweep(saver, scenario, every):
         require_usable(
             folder, before, step, best_before, {*best_before} & {*best}, f"{scenario}: {operations[number]} ({number})"
         )
+        for kept_best in {*best_before} & {*best} - {step}:
+            assert verify(folder / f"checkpoint-{kept_best}") is None, f"{scenario}: one of the best ({number})"
         if number % 10 == 0:
             assert forked(save) == 0, "the run goes on and saves again"
             assert load_state(find_newest(folder, pytest.fail)).state.step == step
@@ -98,17 +100,15 @@ def reset(kept, folder):
     shutil.copytree(kept, folder)
 
 
-def require_usable(folder, before, step, bests, where):
+def require_usable(folder, before, step, best_before, where):
     """Nothing that carries a checkpoint's name is not one, nothing is lost that was there, and the best is a best."""
     for _ in range(2):
         newest = find_newest(folder, lambda line: pytest.fail(f"{where}: {line}"))
         assert bool(newest) >= bool(before), where
         if newest:
             assert load_state(newest).state.step in {step, *before[-1:]}, where
-        best, best_before = find_best(folder), bests[0]
+        best = find_best(folder)
         assert not best_before or (best and verify(best) is None), where
-        for number in {*best_before} & {*bests[1]}:
-            assert verify(folder / f"checkpoint-{number}") is None, f"{where}: one of the best"
         clear_leftovers(folder)  # what the next start does
     assert not list(folder.glob(".*")), where
 

@@ -6,13 +6,15 @@ import json
 import math
 
 import pytest
+from checkpoint_support import save
 from test_train_loop import metrics
 
 from parsit.config import TrainConfig
 from parsit.files.manifest import verify
-from parsit.files.run_folder import list_checkpoints
+from parsit.files.run_folder import find_best, list_checkpoints
 from parsit.train.best import judged, require_measured
 from parsit.train.checkpoint import Best, TrainState
+from parsit.train.resume import settle
 from parsit.types import InputError, UsageError
 
 
@@ -66,6 +68,17 @@ def test_several_best_are_kept_named_and_known_after_a_resume(run, tmp_path):
     assert all(verify(path) is None for path in kept.values())
     state = json.loads((kept[8] / "train_state" / "state.json").read_text())
     assert [one["step"] for one in state["best"]] == best
+
+
+def test_of_the_best_those_that_are_damaged_or_gone_are_none_any_more(tmp_path):
+    for step in (3, 6, 9, 12):
+        save(tmp_path, step)
+    state = TrainState(12, "data", (Best(6, 0.1), Best(3, 0.2), Best(12, 0.3), Best(9, 0.4), Best(99, 0.5)))
+    (tmp_path / "checkpoint-6" / "model.safetensors").write_bytes(b"Weights")
+    settled, (line,) = settle(TrainConfig(output_dir=str(tmp_path)), tmp_path / "checkpoint-12", state)
+    assert settled.best_steps == (3, 12, 9)
+    assert find_best(tmp_path) == tmp_path / "checkpoint-3"
+    assert line.startswith(f"warning: {tmp_path / 'checkpoint-6'} validated best, but is not as it was saved: model.s")
 
 
 @pytest.mark.parametrize("metric", ["cer", "anls"])

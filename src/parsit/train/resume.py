@@ -12,7 +12,7 @@ import yaml
 from parsit.config import MULTIMODAL_FLAGS, PROCESSING_FLAGS, TrainConfig
 from parsit.data.plan import Plan
 from parsit.files import refuse_inputs
-from parsit.files.manifest import CONFIG_FILE
+from parsit.files.manifest import CONFIG_FILE, verify
 from parsit.files.run_folder import (
     BEST_FILE,
     checkpoint_path,
@@ -157,7 +157,7 @@ def settle(config: TrainConfig, checkpoint: Path, state: TrainState) -> tuple[Tr
         state: what it holds.
 
     Returns:
-        The state, without the best whose checkpoints are not in the folder; and what to say.
+        The state, without the best whose checkpoints are not in the folder or damaged; and what to say.
 
     Raises:
         ParsitError: the folder cannot be written.
@@ -165,20 +165,40 @@ def settle(config: TrainConfig, checkpoint: Path, state: TrainState) -> tuple[Tr
     output_dir = Path(str(config.output_dir))
     try:
         moved = supersede(output_dir, checkpoint, state.step, (METRICS_FILE, SAMPLES_FILE, LEFT_OUT_FILE))
-        state = replace(state, best=tuple(b for b in state.best if checkpoint_path(output_dir, b.step).is_dir()))
+        state, lines = _with_sound_best(output_dir, checkpoint, state)
         if not state.best:
             (output_dir / BEST_FILE).unlink(missing_ok=True)
     except OSError as error:
         raise ParsitError(f"{output_dir}: cannot go on there: {error}; mend the folder, or copy the run") from error
     write_best(output_dir, state)
-    if moved is None:
-        return state, []
-    aside, paths = moved
-    names = ", ".join(path.name for path in paths)
-    line = (
-        f"going on from {checkpoint}: {names} moved to {aside}, with the record of their steps; delete it to have room"
-    )
-    return state, [line]
+    if moved is not None:
+        aside, paths = moved
+        names = ", ".join(path.name for path in paths)
+        lines.append(
+            f"going on from {checkpoint}: {names} moved to {aside}, with the record of their steps; delete it to have "
+            "room"
+        )
+    return state, lines
+
+
+def _with_sound_best(output_dir: Path, checkpoint: Path, state: TrainState) -> tuple[TrainState, list[str]]:
+    """The state without those of the best whose checkpoints are gone or damaged; and what to say of the latter.
+
+    Nothing would put it right later: a run keeps its best checkpoints and does not read them.
+    """
+    kept, lines = [], []
+    for best in state.best:
+        path = checkpoint_path(output_dir, best.step)
+        if not path.is_dir():
+            continue
+        problem = None if path.resolve() == checkpoint.resolve() else verify(path)  # that one was just verified
+        if problem:
+            lines.append(
+                f"warning: {path} validated best, but is not as it was saved: {problem}; the best is chosen anew"
+            )
+        else:
+            kept.append(best)
+    return replace(state, best=tuple(kept)), lines
 
 
 def how_to_go_on(config: TrainConfig) -> str:
