@@ -104,6 +104,46 @@ def test_the_newest_whole_checkpoint_of_a_run_is_taken(tiny, plain, tmp_path, ca
         export.main([str(run), "--out", str(tmp_path / "another")])
 
 
+def test_the_mean_of_the_last_whole_checkpoints(tiny, plain, tmp_path, capsys):
+    run, weights = tmp_path / "run", {}
+    for step in (1, 2, 3, 4):
+        folder = run / f"checkpoint-{step}"
+        shutil.copytree(plain, folder)
+        weights[step] = {name: w + step for name, w in load_file(plain / "model.safetensors").items()}
+        save_file(weights[step], folder / "model.safetensors", {"format": "pt"})
+        as_checkpoint(folder)
+    with (run / "checkpoint-3" / "model.safetensors").open("ab") as file:
+        file.write(b"x")
+    assert export.main([str(run), "--average_last", "2", "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    assert "averaged: the weights of 2 checkpoints" in said.out
+    assert "checkpoint-3: not a whole checkpoint" in said.err.replace("\n", "")
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.allclose(found[name], (weights[2][name] + weights[4][name]) / 2, atol=1e-6) for name in found)
+    for words, error, message in (
+        ([str(run), "--average_last", "4"], InputError, "has 3 whole checkpoints, and --average_last is 4"),
+        ([str(run), "--average_last", "1"], UsageError, "a mean is of two checkpoints at least"),
+        ([str(plain), "--average_last", "2"], InputError, "--average_last takes a run's folder"),
+    ):
+        with pytest.raises(error, match=message):
+            export.main([*words, "--out", str(tmp_path / "another")])
+    with pytest.raises(UsageError, match="--average_last makes another model: give --out"):
+        export.main([str(run), "--average_last", "2", "--push_to_hub", "me/mine"])
+
+
+def test_the_moving_average_of_a_run_is_exported(tiny, plain, tmp_path, capsys):
+    checkpoint = tmp_path / "run" / "checkpoint-1"
+    shutil.copytree(plain, checkpoint)
+    shutil.copytree(plain, checkpoint / "ema")
+    weights = {name: w + 1 for name, w in load_file(plain / "model.safetensors").items()}
+    save_file(weights, checkpoint / "ema" / "model.safetensors", {"format": "pt"})
+    as_checkpoint(checkpoint)
+    assert export.main([str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
+    assert "the moving average of checkpoint-1 is taken" in capsys.readouterr().err.replace("\n", " ")
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(found[name], weights[name]) for name in found)
+
+
 def test_a_moved_base_is_named(tiny, plain, tmp_path):
     base = tmp_path / "base"
     shutil.copytree(plain, base)

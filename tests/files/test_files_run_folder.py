@@ -23,9 +23,9 @@ def test_the_best_is_taken_and_else_the_newest(run):
     assert [step for step, _ in list_checkpoints(run)] == [2, 9, 10]
     assert find_best(run) is None
     assert find_model(run) == run / "checkpoint-10"
-    name_best(run, 9, 0.5)
+    name_best(run, "eval_loss", [(9, 0.5)])
     assert find_best(run) == find_model(run) == run / "checkpoint-9"
-    name_best(run, 3, 0.4)  # was deleted since
+    name_best(run, "eval_loss", [(3, 0.4)])  # was deleted since
     assert find_model(run) == run / "checkpoint-10"
     assert find_model(run / "checkpoint-2") == run / "checkpoint-2"
 

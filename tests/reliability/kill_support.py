@@ -11,6 +11,7 @@ import io
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from types import BuiltinFunctionType, FrameType
@@ -28,7 +29,7 @@ def _is_operation(function: BuiltinFunctionType) -> bool:
 
 
 def on_operations(work: Callable[[], object], happens: Callable[[str], None]) -> None:
-    """Do `work`; `happens` is called before and after each of its file operations."""
+    """Do `work`; `happens` is called before and after each of its file operations, in its threads as well."""
 
     written = None
 
@@ -47,11 +48,13 @@ def on_operations(work: Callable[[], object], happens: Callable[[str], None]) ->
             happens(f"{'before' if event == 'c_call' else 'after'} {function.__name__}")
             sys.setprofile(look)
 
+    threading.setprofile(look)
     sys.setprofile(look)
     try:
         work()
     finally:
         sys.setprofile(None)
+        threading.setprofile(None)
 
 
 def forked(work: Callable[[], object]) -> int:

@@ -1,4 +1,4 @@
-"""Any order of saves, kills, damage, restarts and ways back: a whole checkpoint is there, and the best is kept."""
+"""Any order of saves, kills, damage, restarts and ways back: a whole checkpoint is there, and all of the best."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,11 +27,13 @@ from kill_support import on_operations
 from parsit.config import TrainConfig
 from parsit.files.manifest import verify
 from parsit.files.run_folder import Retention, clear_leftovers, find_best, find_newest, list_checkpoints
+from parsit.train.best import judged
 from parsit.train.checkpoint import TrainState, load_state, write_best
 from parsit.train.resume import settle
 
 # Fewer where there is little time.
 TRACES = int(os.environ.get("TRACES", "10000"))
+LOSSES = st.none() | st.floats(0, 1)
 OPERATIONS = 130  # a few more than a save with all that follows it has
 
 
@@ -39,7 +42,7 @@ class KilledError(BaseException):
 
 
 class Rotation(RuleBasedStateMachine):
-    """A run's folder through its life. What is damaged here is never the best one: no rotation could help that."""
+    """A run's folder through its life. What is damaged here is never among the best: no rotation could help that."""
 
     def __init__(self):
         super().__init__()
@@ -51,37 +54,36 @@ class Rotation(RuleBasedStateMachine):
     def teardown(self):
         shutil.rmtree(self.folder)
 
-    @initialize(keep=st.integers(0, 3))
-    def begin(self, keep):
-        self.retention = Retention(self.folder, keep)
+    @initialize(keep=st.integers(0, 3), keep_best=st.integers(1, 3))
+    def begin(self, keep, keep_best):
+        self.retention, self.keep_best = Retention(self.folder, keep), keep_best
 
     def whole(self):
         return [step for step, _ in list_checkpoints(self.folder) if step not in self.damaged]
 
     def do_save(self, state):
         """As `Saver` does."""
-        save(self.folder, state.step, best_step=state.best_step, best_eval_loss=state.best_eval_loss)
+        save(self.folder, state.step, best=state.best, metric=state.metric)
         self.damaged.discard(state.step)
         write_best(self.folder, state)
-        self.retention.prune(state.step, state.best_step)
+        self.retention.prune(state.step, state.best_steps)
 
-    def next_state(self, is_best):
-        step = self.state.step + 3
-        best = {"best_step": step, "best_eval_loss": 1 / step} if is_best else {}
-        before = {"best_step": self.state.best_step, "best_eval_loss": self.state.best_eval_loss}
-        return TrainState(step, "data", **before | best)
+    def next_state(self, loss):
+        """After another interval; measured, or not."""
+        state = replace(self.state, step=self.state.step + 3)
+        return judged(state, {} if loss is None else {"eval_loss": loss}, self.keep_best, lambda line: None)
 
-    @rule(is_best=st.booleans())
-    def saves(self, is_best):
+    @rule(loss=LOSSES)
+    def saves(self, loss):
         before = set(self.whole())
-        self.state = self.next_state(is_best)
+        self.state = self.next_state(loss)
         self.do_save(self.state)
         assert self.state.step in self.whole(), "what was just written is there"
-        could, kept = (steps - {self.state.best_step} for steps in (before | {self.state.step}, set(self.whole())))
+        could, kept = (steps - {*self.state.best_steps} for steps in (before | {self.state.step}, set(self.whole())))
         assert len(kept) == min(self.retention.keep or 10**9, len(could)), "so many that verify, and no more"
 
-    @rule(is_best=st.booleans(), at=st.integers(0, OPERATIONS))
-    def is_killed_while_it_saves_and_starts_again(self, is_best, at):
+    @rule(loss=LOSSES, at=st.integers(0, OPERATIONS))
+    def is_killed_while_it_saves_and_starts_again(self, loss, at):
         there, left = bool(self.whole()), at
 
         def happens(_):
@@ -91,7 +93,7 @@ class Rotation(RuleBasedStateMachine):
                 raise KilledError
 
         with contextlib.suppress(KilledError):
-            on_operations(lambda: self.do_save(self.next_state(is_best)), happens)
+            on_operations(lambda: self.do_save(self.next_state(loss)), happens)
         assert not there or self.whole()
         self.damaged = {step for step, path in list_checkpoints(self.folder) if verify(path)}
         self.starts(self.retention.keep)
@@ -125,10 +127,10 @@ class Rotation(RuleBasedStateMachine):
         assert beyond <= aside, "moved, not deleted"
         self.damaged &= {step for step, _ in list_checkpoints(self.folder)}
 
-    @precondition(lambda self: set(self.whole()) - {self.state.best_step})
+    @precondition(lambda self: set(self.whole()) - {*self.state.best_steps})
     @rule(data=st.data())
     def is_damaged(self, data):
-        step = data.draw(st.sampled_from(sorted(set(self.whole()) - {self.state.best_step})))
+        step = data.draw(st.sampled_from(sorted(set(self.whole()) - {*self.state.best_steps})))
         file = self.folder / f"checkpoint-{step}" / "model.safetensors"
         # Its size too: what a run has verified once it does not read again.
         file.write_bytes(random.choice([b"", b"weights and more"]))
@@ -138,10 +140,15 @@ class Rotation(RuleBasedStateMachine):
     def a_checkpoint_verifies_and_the_best_is_there(self):
         found = find_newest(self.folder, lambda line: None)
         assert (found is not None) == bool(self.whole())
-        if self.state.best_step is not None:
-            best = find_best(self.folder)
-            assert best is not None
-            assert verify(best) is None
+        assert list(self.measured()) == sorted(self.measured()), "best first"
+        assert len(self.state.best) <= self.keep_best
+        for step in self.state.best_steps:
+            assert verify(self.folder / f"checkpoint-{step}") is None, "none of the best is lost"
+        if self.state.best:
+            assert find_best(self.folder) == self.folder / f"checkpoint-{self.state.best_steps[0]}"
+
+    def measured(self):
+        return [best.value for best in self.state.best]
 
 
 def run(traces):

@@ -15,7 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 from parsit.files import whole
 from parsit.files.manifest import MANIFEST, verify
 from parsit.files.run_folder import clear_leftovers, find_best, find_newest, list_checkpoints
-from parsit.train.checkpoint import TrainState, load_state
+from parsit.train.checkpoint import Best, TrainState, load_state
 from parsit.train.loop import Run
 from parsit.train.prepare import prepare
 from parsit.train.requests import Asked
@@ -24,30 +24,41 @@ from parsit.train.world import World
 
 # By name: steps there before, the best of them, the step that is saved, the best then, --save_total_limit.
 SCENARIOS = {
-    "first": ([], None, 3, None, 0),
-    "later": ([3], None, 6, None, 0),
-    "over the same step": ([3], None, 3, None, 0),
-    "over the same step, with a best": ([3], 3, 3, 3, 1),
-    "with a new best": ([3], 3, 6, 6, 0),
-    "with pruning": ([3, 6], None, 9, None, 1),
-    "with pruning and an older best": ([3, 6], 3, 9, 3, 1),
+    "first": ([], (), 3, (), 0),
+    "later": ([3], (), 6, (), 0),
+    "over the same step": ([3], (), 3, (), 0),
+    "over the same step, with a best": ([3], (3,), 3, (3,), 1),
+    "with a new best": ([3], (3,), 6, (6,), 0),
+    "with pruning": ([3, 6], (), 9, (), 1),
+    "with pruning and an older best": ([3, 6], (3,), 9, (3,), 1),
+    "with the third best giving way": ([3, 6, 9], (9, 3, 6), 12, (12, 9, 3), 1),
 }
 
 
-@pytest.fixture(scope="module")
-def saver(config, tmp_path_factory):
+# How it is saved: from copies as training goes on (the default), as it waits, with a moving average beside the model.
+WAYS = {"async": {}, "plain": {"async_save": False}, "EMA": {"ema_decay": 0.9}}
+
+
+@pytest.fixture(scope="module", params=["async"])
+def saver(config, tmp_path_factory, request):
     """Saves a run that has made a step, so that its optimizer has a state."""
     disable_progress_bar()  # tqdm's lock is shared with forked processes, and one that is killed keeps it
     folder = tmp_path_factory.mktemp("sweep") / "run"
-    prepared = prepare(config(folder), World())
+    prepared = prepare(config(folder, **WAYS[request.param]), World())
     run = Run(prepared)
     run.left_out.begin(0, print)
     run.step(0, run.training_batches(0), Asked())
-    return Saver(prepared, run.strategy), run.fingerprint
+    return Saver(prepared, run.strategy, run.ema), run.fingerprint
 
 
 def state(fingerprint, step, best):
-    return TrainState(step, fingerprint, None if best is None else 1.0 / best, best)
+    return TrainState(step, fingerprint, tuple(Best(one, float(place)) for place, one in enumerate(best)))
+
+
+def write(saver, state):
+    """As a run does: it goes on while a thread writes, and waits for that at last."""
+    saver.begin(state)
+    saver.wait()
 
 
 def sweep(saver, scenario, every):
@@ -59,12 +70,12 @@ def sweep(saver, scenario, every):
     shutil.rmtree(folder)
     folder.mkdir()
     for earlier in before:
-        assert forked(lambda earlier=earlier: saver.save(state(fingerprint, earlier, best_before))) == 0
+        assert forked(lambda earlier=earlier: write(saver, state(fingerprint, earlier, best_before))) == 0
     kept = shutil.copytree(folder, folder.with_name("kept"), dirs_exist_ok=False)
     saver.retention.keep = keep
 
     def save():
-        saver.save(state(fingerprint, step, best))
+        write(saver, state(fingerprint, step, best))
 
     operations = operations_of(save)
     reset(kept, folder)
@@ -72,6 +83,8 @@ def sweep(saver, scenario, every):
     for number in tried:
         killed_at(number, save)
         require_usable(folder, before, step, best_before, f"{scenario}: {operations[number]} ({number})")
+        for kept_best in {*best_before} & {*best} - {step}:
+            assert verify(folder / f"checkpoint-{kept_best}") is None, f"{scenario}: one of the best ({number})"
         if number % 10 == 0:
             assert forked(save) == 0, "the run goes on and saves again"
             assert load_state(find_newest(folder, pytest.fail)).state.step == step
@@ -93,7 +106,7 @@ def require_usable(folder, before, step, best_before, where):
         if newest:
             assert load_state(newest).state.step in {step, *before[-1:]}, where
         best = find_best(folder)
-        assert best_before is None or (best and verify(best) is None), where
+        assert not best_before or (best and verify(best) is None), where
         clear_leftovers(folder)  # what the next start does
     assert not list(folder.glob(".*")), where
 
@@ -105,9 +118,20 @@ def test_a_save_over_the_same_step_that_is_killed(saver):
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_a_save_killed_at_every_file_operation_leaves_a_run_that_goes_on(saver, scenario):
-    print(f"\nsave, {scenario}: {sweep(saver, scenario, every=1)} kills, 0 unusable states")
+@pytest.mark.parametrize(
+    ("saver", "scenario"),
+    [
+        *(("async", scenario) for scenario in SCENARIOS),
+        ("plain", "over the same step, with a best"),
+        ("plain", "with pruning and an older best"),
+        ("EMA", "over the same step, with a best"),
+        ("EMA", "with pruning and an older best"),
+    ],
+    indirect=["saver"],
+)
+def test_a_save_killed_at_every_file_operation_leaves_a_run_that_goes_on(saver, scenario, request):
+    how = request.node.callspec.params["saver"]
+    print(f"\nsave, {how}, {scenario}: {sweep(saver, scenario, every=1)} kills, 0 unusable states")
 
 
 @pytest.mark.sweep
@@ -122,12 +146,12 @@ def test_the_same_where_folders_cannot_be_exchanged(saver, scenario, monkeypatch
     folder.mkdir()
     saver.retention.keep = 0
     for earlier in before:
-        assert forked(lambda earlier=earlier: saver.save(state(fingerprint, earlier, best_before))) == 0
+        assert forked(lambda earlier=earlier: write(saver, state(fingerprint, earlier, best_before))) == 0
     kept = shutil.copytree(folder, folder.with_name("kept"))
     saver.retention.keep = keep
 
     def save():
-        saver.save(state(fingerprint, step, best))
+        write(saver, state(fingerprint, step, best))
 
     operations = operations_of(save)
     for number, operation in enumerate(operations):
@@ -145,7 +169,7 @@ def test_every_bit_of_a_manifest_is_found(saver):
     shutil.rmtree(saver.output_dir)
     saver.output_dir.mkdir()
     saver.retention.keep = 0
-    saver.save(state(fingerprint, 3, None))
+    write(saver, state(fingerprint, 3, ()))
     ((_, checkpoint),) = list_checkpoints(saver.output_dir)
     manifest = checkpoint / "manifest.json"
     content = manifest.read_bytes()
@@ -163,7 +187,7 @@ def test_damage_anywhere_in_any_file_is_found(saver):
     saver, fingerprint = saver
     shutil.rmtree(saver.output_dir)
     saver.output_dir.mkdir()
-    saver.save(state(fingerprint, 3, None))
+    write(saver, state(fingerprint, 3, ()))
     ((_, checkpoint),) = list_checkpoints(saver.output_dir)
     tried = 0
     for path in sorted(path for path in checkpoint.rglob("*") if path.is_file()):

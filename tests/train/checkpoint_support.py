@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from parsit.train.checkpoint import SavedState, TrainState, begin_checkpoint, failing_as_one, finish_checkpoint
+from parsit.train.checkpoint import (
+    SavedState,
+    TrainState,
+    begin_checkpoint,
+    failing_as_one,
+    finish_checkpoint,
+    state_files,
+)
 
 
 def save(folder, step, weights=b"weights", **state):
@@ -17,4 +24,4 @@ def save(folder, step, weights=b"weights", **state):
         draft = begin_checkpoint(folder, step)
         (draft / "config.json").write_text("{}")
         (draft / "model.safetensors").write_bytes(weights)
-        return finish_checkpoint(draft, folder, saved, "seed: 1\n")
+        return finish_checkpoint(draft, folder, step, state_files(saved, "seed: 1\n").write(draft))

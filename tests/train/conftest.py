@@ -12,6 +12,7 @@ from parsit.config import TrainConfig
 from parsit.data.dataset import in_memory
 from parsit.train import find_newest, train
 from parsit.train.prepare import Prepared, set_free
+from parsit.train.readings import sampler
 from parsit.train.world import World
 from parsit.types import GlyphBox, ImageRef, Sample, Turn
 
@@ -45,7 +46,10 @@ def samples(tmp_path_factory) -> list[Sample]:
 def run(mini, processor, samples):
     """Train the miniature model into a folder, from its newest checkpoint or `resume` on; keyword arguments: flags."""
 
-    def start(output_dir: Path, data: list[Sample] = samples, seed: int = 0, model=None, on_step=None, **flags):
+    def start(
+        output_dir: Path, data: list[Sample] = samples, seed: int = 0, model=None, on_step=None, read_samples=None,
+        **flags,
+    ):  # fmt: skip
         config = TrainConfig(
             output_dir=str(output_dir),
             **{"bf16": "false", "per_device_train_batch_size": 4, "learning_rate": 3e-3, "max_steps": 6, "seed": seed}
@@ -57,7 +61,14 @@ def run(mini, processor, samples):
             model = hf.load_model(checkpoint) if checkpoint else hf.new_model(mini, processor, seed)
         data_set = in_memory(data, processor, 512)
         parts = set_free(model, config)
-        prepared = Prepared(config, World(), model, processor, data_set, data_set, parts, checkpoint)
+        prepared = Prepared(config, World(), model, processor, data_set, data_set, parts, checkpoint,
+                            read_samples=read_samples)  # fmt: skip
         return train(prepared, on_step) if on_step else train(prepared)
 
     return start
+
+
+@pytest.fixture
+def reading(processor, samples):
+    """Reads the first two samples in mid-run."""
+    return sampler(processor, in_memory(samples, processor, 512), 2)

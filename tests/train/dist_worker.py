@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import shutil
 import sys
 import time
@@ -108,6 +109,9 @@ def do(run_job: dict, job: dict, world: World) -> dict[str, object]:
     started = time.monotonic()
     broken = Path(run_job["break"]) if "break" in run_job else None  # an image that breaks after it was counted
     whole = broken.read_bytes() if broken else b""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if "limit" in run_job:  # bytes that a file may have, as on a disk that is full
+        resource.setrlimit(resource.RLIMIT_FSIZE, (run_job["limit"], hard))
     try:
         prepared = prepare(TrainConfig(**flags | run_job["flags"]), world)
         seen["told"] = {part.name: part.trainable for part in prepared.parts}
@@ -117,6 +121,7 @@ def do(run_job: dict, job: dict, world: World) -> dict[str, object]:
         train(prepared, watcher(run_job, seen))
     except (ParsitError, ValueError) as error:
         seen["error"] = f"{type(error).__name__}: {error}"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     world.barrier()
     if broken:
         broken.write_bytes(whole)

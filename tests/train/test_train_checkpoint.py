@@ -146,18 +146,18 @@ def test_steps_are_ordered_as_numbers(tmp_path):
 def test_pruning_keeps_the_newest_and_the_best(tmp_path):
     for step in (1, 2, 3, 4, 5):
         save(tmp_path, step)
-    Retention(tmp_path, keep=2).prune(5, best_step=1)
+    Retention(tmp_path, keep=2).prune(5, best={1})
     assert steps(tmp_path) == [1, 4, 5]
-    Retention(tmp_path, keep=0).prune(5, best_step=None)
+    Retention(tmp_path, keep=0).prune(5, best=())
     assert steps(tmp_path) == [1, 4, 5]
-    Retention(tmp_path, keep=1).prune(5, best_step=5)
+    Retention(tmp_path, keep=1).prune(5, best={5})
     assert steps(tmp_path) == [4, 5]
 
 
 def test_pruning_never_deletes_what_was_just_written_though_newer_ones_are_there(tmp_path):
     for step in (15, 20, 14):
         save(tmp_path, step)
-    Retention(tmp_path, keep=1).prune(14, best_step=None)
+    Retention(tmp_path, keep=1).prune(14, best=())
     assert verify(tmp_path / "checkpoint-14") is None
 
 
@@ -167,10 +167,10 @@ def test_pruning_counts_only_what_verifies(tmp_path):
     retention = Retention(tmp_path, keep=2)
     for step in (3, 4):
         (tmp_path / f"checkpoint-{step}" / "model.safetensors").write_bytes(b"Weights")
-    retention.prune(5, best_step=None)
+    retention.prune(5, best=())
     assert steps(tmp_path) == [2, 3, 4, 5]  # 5 and 2 are whole
     save(tmp_path, 6)
-    retention.prune(6, best_step=None)
+    retention.prune(6, best=())
     assert steps(tmp_path) == [5, 6]
 
 

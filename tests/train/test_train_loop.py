@@ -125,9 +125,9 @@ def test_a_run_that_was_cut_short_goes_on_without_a_word_about_its_rate(run, tmp
 def test_a_best_loss_on_other_samples_is_no_longer_the_best(run, tmp_path, capsys):
     run(tmp_path, max_steps=3)
     state = json.loads((tmp_path / "checkpoint-3" / "train_state" / "state.json").read_text())
-    assert state["best_step"] == 3
+    assert [best["step"] for best in state["best"]] == [3]
     # Lower than any loss to come: the best stays where it is, as long as it was made on the same samples.
-    state["best_eval_loss"] = 1e-9
+    state["best"][0]["value"] = 1e-9
     (tmp_path / "checkpoint-3" / "train_state" / "state.json").write_text(json.dumps(state))
     (tmp_path / "checkpoint-3" / "manifest.json").unlink()
     write_manifest(tmp_path / "checkpoint-3")

@@ -38,8 +38,9 @@ def test_a_perfect_reading_of_a_page_has_no_errors(mini, processor, text):
     ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
     assert (len(ids) > 2 * MAX_TOKENS) == (text == LONG)
     model = Perfect(hf.new_model(mini, processor, 0), [*ids, processor.chat_tokens.im_end])
-    lines, cer = sampler(processor, in_memory([sample], processor, 4096))(model)
-    assert cer == 0
-    assert text[:100] in lines
+    readings = sampler(processor, in_memory([sample], processor, 4096), 8)(model)
+    assert (readings.cer, readings.anls) == (0, 1)
+    assert text[:100] in readings.text
     wrong = Perfect(model.model, [5] * 600)
-    assert sampler(processor, in_memory([sample], processor, 4096))(wrong)[1] > 0.5
+    readings = sampler(processor, in_memory([sample], processor, 4096), 8)(wrong)
+    assert readings.cer > 0.5 > readings.anls

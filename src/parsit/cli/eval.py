@@ -110,6 +110,7 @@ def score_data(args: Any) -> int:
 
     from parsit.cli.console import quiet_libraries, say
     from parsit.eval import write_worst_cases
+    from parsit.files.run_folder import model_name
     from parsit.hub import model_folder
     from parsit.parse.engine import load_engine
 
@@ -121,7 +122,7 @@ def score_data(args: Any) -> int:
     print_scores(evaluation)
     about: dict[str, object] = {"model": args.model, "data": " ".join(args.data), "max_new_tokens": longest}
     # For the model card: which of a run's checkpoints it was, and the data's names without this machine's folders.
-    about |= {"checkpoint": folder.name, "files": [Path(name).name for name in args.data]}
+    about |= {"checkpoint": model_name(folder), "files": [Path(name).name for name in args.data]}
     if args.nats:
         about["nats_per_token"], left_out = nats_per_token(engine, samples)
         unread = f" ({left_out} samples could not be read)" if left_out else ""

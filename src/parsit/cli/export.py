@@ -33,6 +33,8 @@ def main(argv: list[str]) -> int:
         raise UsageError("parsit export needs --out, a folder to write, or --push_to_hub, for one that was exported")
     if options.public and not options.push_to_hub:
         raise UsageError("--public says how the repository of --push_to_hub is made: give that too")
+    if options.average_last is not None and not options.out:
+        raise UsageError("--average_last makes another model: give --out, a folder to write it to")
     if options.push_to_hub:
         from parsit.hub.push import require_token
 
@@ -44,7 +46,8 @@ def main(argv: list[str]) -> int:
     from parsit.cli.console import quiet_libraries
 
     quiet_libraries()
-    folder = find_checkpoint(options.source)
+    last = find_last(options.source, options.average_last) if options.average_last is not None else []
+    folder = last[-1] if last else find_checkpoint(options.source)
     if out is None:
         require_exported(folder)
     if options.push_to_hub:
@@ -52,7 +55,7 @@ def main(argv: list[str]) -> int:
 
         create_repository(options.push_to_hub, options.public)
     if out:
-        _export(folder, out, options.base, options.push_to_hub)
+        _export(last or [folder], out, options.base, options.push_to_hub)
     if options.push_to_hub:
         _push(out or folder, options.push_to_hub)
     return 0
@@ -70,29 +73,80 @@ def _parser() -> Parser:
     )
     parser.add_argument("--push_to_hub", metavar="ORG/NAME", help="send the folder there as well; without --out "
                         "RUN_OR_CHECKPOINT is a folder that was exported before")  # fmt: skip
+    parser.add_argument("--average_last", type=int, metavar="K", help="the mean of the weights of a run's last K good "
+                        "checkpoints, adapters merged first")  # fmt: skip
     parser.add_argument("--public", action="store_true", help="let everybody see a repository that is made for it; by "
                         "default it is private")  # fmt: skip
     return parser
 
 
-def _export(folder: Path, out: Path, base: str | None, pushed_to: str | None) -> None:
-    """Write the model in `folder` to `out`, its adapters merged, with its card."""
+def _export(folders: list[Path], out: Path, base: str | None, pushed_to: str | None) -> None:
+    """Write the model in the last folder, or the mean of those in several, to `out`, adapters merged, with its card."""
     from parsit import hf
     from parsit.cli.model_card import model_card
     from parsit.hub.card import CARD_FILE
+    from parsit.model.averaging import mean_of
+
+    folder = folders[-1]
+    processor = hf.load_processor(folder)
+    averaged = len(folders) if len(folders) > 1 else 0
+    if averaged:
+        model = mean_of((str(one), _loaded(one, base, processor)) for one in folders)
+    else:
+        model = _loaded(folder, base, processor)
+    kept = folder / CARD_FILE  # a folder that was exported before: its card may have been edited
+    card = (
+        kept.read_text("utf-8")
+        if kept.is_file()
+        else model_card(model, processor, folder, pushed_to or out.name, averaged)
+    )
+    if averaged:
+        print(f"averaged: the weights of {averaged} checkpoints")
+    write_model(model, processor, out, card)
+
+
+def _loaded(folder: Path, base: str | None, processor: ParsitProcessor) -> ParsitForConditionalGeneration:
+    """The model in a folder, adapters merged into their base."""
+    from parsit import hf
     from parsit.model.adapter_files import is_adapter_folder
 
     print(f"checkpoint: {folder}")
-    processor = hf.load_processor(folder)
     if is_adapter_folder(folder):
-        model = _merged(folder, find_base(folder, base) if base else None, processor)
-    elif base:
+        return _merged(folder, find_base(folder, base) if base else None, processor)
+    if base:
         raise UsageError(f"--base: {folder} holds no adapters, but a whole model")
-    else:
-        model = hf.load_model(folder)
-    kept = folder / CARD_FILE  # a folder that was exported before: its card may have been edited
-    card = kept.read_text("utf-8") if kept.is_file() else model_card(model, processor, folder, pushed_to or out.name)
-    write_model(model, processor, out, card)
+    return hf.load_model(folder)
+
+
+def find_last(source: str, count: int) -> list[Path]:
+    """The last checkpoints of a run that verify, oldest first; each one that does not is told.
+
+    Raises:
+        UsageError: fewer than two are asked for.
+        InputError: that is no run's folder, or it has fewer.
+    """
+    from parsit.cli.console import say
+    from parsit.files.manifest import verify
+    from parsit.files.run_folder import list_checkpoints
+
+    if count < 2:
+        raise UsageError(f"--average_last is {count}: a mean is of two checkpoints at least")
+    checkpoints = list_checkpoints(Path(source))
+    if not checkpoints:
+        raise InputError(f"{source}: has no checkpoints to average: --average_last takes a run's folder")
+    found: list[Path] = []
+    for _, path in reversed(checkpoints):
+        problem = verify(path)
+        if problem:
+            say(f"{path}: not a whole checkpoint ({problem}); left out of the mean")
+            continue
+        found.insert(0, path)
+        if len(found) == count:
+            return found
+    raise InputError(
+        f"{source}: has {len(found)} whole checkpoints, and --average_last is {count}: a run keeps as many as its "
+        "--save_total_limit says"
+    )
 
 
 def require_exported(folder: Path) -> None:
@@ -143,7 +197,7 @@ def find_checkpoint(source: str | Path) -> Path:
     """
     from parsit.cli.console import say
     from parsit.files.manifest import MANIFEST, verify
-    from parsit.files.run_folder import find_best, find_newest, list_checkpoints
+    from parsit.files.run_folder import find_best, find_newest, list_checkpoints, model_in
     from parsit.hub import model_folder
 
     path = Path(source)
@@ -158,8 +212,10 @@ def find_checkpoint(source: str | Path) -> Path:
         raise InputError(f"{path}: none of its checkpoints is whole")
     best = find_best(path)
     if best is not None and best != newest:
-        say(f"{newest.name} is the newest; {best.name} validated best: export {best} to have that one")
-    return newest
+        say(f"{newest.name} is the newest; {best.name} validated best: export {model_in(best)} to have that one")
+    if model_in(newest) != newest:
+        say(f"the moving average of {newest.name} is taken: export {newest} to have the weights themselves")
+    return model_in(newest)
 
 
 def find_base(adapters: Path, place: str | Path) -> Path:

@@ -27,6 +27,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "eval_steps",
         "save_steps",
         "save_total_limit",
+        "metric_for_best",
+        "keep_best",
     ),
     "data": (
         "data",

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from parsit.config.architecture import architecture_names, is_architecture, unknown
+from parsit.config.saving import SavingArguments
 from parsit.config.stages import stage_values
 from parsit.types import UsageError
 
@@ -177,11 +178,10 @@ class TrainingArguments:
         torch_compile: compile the layers (torch.compile); the first step takes up to a minute longer.
         logging_steps: steps between lines in a pipe, and between tracker entries.
         eval_steps: steps between validations; 0: at the end alone.
-        save_steps: steps between checkpoints.
-        save_total_limit: checkpoints that are kept, the best one besides; 0: all.
         report_to: wandb, tensorboard, trackio, mlflow or none; metrics.jsonl is always written.
         run_name: the run's name for the tracker; by default output_dir's.
-        sample_steps: steps between readings of a few validation samples, with their CER; 0: never.
+        sample_steps: steps between readings of some validation samples, with their CER and ANLS; 0: never.
+        sample_count: how many of the first validation samples are read then.
         gradient_checkpointing_layers: of the language model only these layers, as FIRST-LAST from 0; by default all.
         num_processes: processes on this machine; 0: one for each GPU, one without.
         hang_timeout: of several processes on this machine, seconds after which one that is stopped (SIGSTOP, a
@@ -225,11 +225,10 @@ class TrainingArguments:
     torch_compile: bool = False
     logging_steps: int = 10
     eval_steps: int = 500
-    save_steps: int = 500
-    save_total_limit: int = 3
     report_to: Literal["wandb", "tensorboard", "trackio", "mlflow", "none"] = "none"
     run_name: str | None = None
     sample_steps: int = 0
+    sample_count: int = 8
     gradient_checkpointing_layers: str | None = None
     num_processes: int = 0
     hang_timeout: int = 30
@@ -241,7 +240,7 @@ class TrainingArguments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(ModelArguments, DataArguments, TrainingArguments):
+class TrainConfig(ModelArguments, DataArguments, TrainingArguments, SavingArguments):
     """All settings of one training run.
 
     Raises:
@@ -287,6 +286,8 @@ class TrainConfig(ModelArguments, DataArguments, TrainingArguments):
             "tp",
             "ddp_timeout",
             "lora_r",
+            "keep_best",
+            "sample_count",
         )
         for name in at_least_one:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
@@ -298,7 +299,7 @@ class TrainConfig(ModelArguments, DataArguments, TrainingArguments):
             _require(0 <= getattr(self, name) < inf, name, getattr(self, name), "0 or more")
         for name in ("warmup_ratio", "min_lr_ratio", "max_bad_fraction"):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
-        for name in ("adam_beta1", "adam_beta2", "lora_dropout"):
+        for name in ("adam_beta1", "adam_beta2", "lora_dropout", "ema_decay"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 or more and less than 1")
         for name in ("learning_rate", "adam_epsilon", "lora_alpha"):
             _require(0 < getattr(self, name) < inf, name, getattr(self, name), "more than 0")
@@ -335,8 +336,13 @@ class TrainConfig(ModelArguments, DataArguments, TrainingArguments):
             raise UsageError(
                 "--attn_implementation flash_attention_2 computes in half precision alone: use --bf16 true"
             )
+        if self.ema_decay and self.deepspeed:
+            raise UsageError("--ema_decay and --deepspeed cannot be combined: the weights in fp32 are in DeepSpeed's "
+                             "own buffers; use --fsdp true, which shards as much")  # fmt: skip
         for name in ("mm_tunable_vision_layers", "gradient_checkpointing_layers"):
             layer_range(getattr(self, name), name)
+        if self.data is not None:  # else these are not a run's settings yet
+            self.require_measured(self.eval_data, self.sample_steps)
 
     def to_yaml(self) -> str:
         """All values, in the order of the fields."""

@@ -9,15 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from parsit.files.hashed import FileEntry
 from parsit.types import InputError
 
 MANIFEST = "manifest.json"
 CONFIG_FILE = "train_config.yaml"
 STATE_FOLDER = "train_state"
+EMA_FOLDER = "ema"
 STATE_FILE = f"{STATE_FOLDER}/state.json"
 TENSOR_FILES = tuple(f"{STATE_FOLDER}/{name}.safetensors" for name in ("optimizer", "objective", "rng"))
 ESSENTIAL = ("config.json", CONFIG_FILE, STATE_FILE, *TENSOR_FILES)
@@ -25,12 +28,20 @@ ESSENTIAL = ("config.json", CONFIG_FILE, STATE_FILE, *TENSOR_FILES)
 CHECKSUMS_VARIABLE = "PARSIT_CHECKSUMS"
 
 
-def write_manifest(folder: Path) -> None:
-    """List a checkpoint's files with their sizes and checksums, read back from the disk. Raises `OSError`."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
-    entries = {
-        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": _sha256(path)} for path in files
-    }
+def write_manifest(folder: Path, known: Mapping[str, FileEntry] | None = None) -> None:
+    """List a checkpoint's files with their sizes and checksums; what is known is listed whether it is there or not.
+
+    Args:
+        folder: the checkpoint's.
+        known: entries of files by their paths in it, as they were found while they were written; the others are read.
+
+    Raises:
+        OSError: a file cannot be read, or the manifest not be written.
+    """
+    known = known or {}
+    files = [path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST]
+    names = sorted({path.relative_to(folder).as_posix() for path in files} | known.keys())
+    entries = {name: asdict(known.get(name) or _entry(folder / name)) for name in names}
     (folder / MANIFEST).write_text(_text_of(entries), encoding="utf-8")
 
 
@@ -56,21 +67,31 @@ def verify(checkpoint: Path, checksums: bool = True) -> str | None:
 def require_sound_model(folder: Path) -> Path:
     """The folder of a model, if its files are what its manifest says; one without a manifest is taken as it is.
 
-    What resuming needs besides the model is not read. `PARSIT_CHECKSUMS=0` leaves all of it unread.
+    What resuming needs besides the model is not read, nor is the moving average beside it; that average, named itself,
+    is in the manifest of its checkpoint. `PARSIT_CHECKSUMS=0` leaves all of it unread.
 
     Raises:
         InputError: a file that is missing or damaged.
     """
-    if not (folder / MANIFEST).exists() or os.environ.get(CHECKSUMS_VARIABLE) == "0":
+    listed_in = folder.parent if folder.name == EMA_FOLDER else folder
+    if not (listed_in / MANIFEST).exists() or os.environ.get(CHECKSUMS_VARIABLE) == "0":
         return folder
     try:
-        entries = _read(folder)
-        problem = _first_wrong(folder, [name for name in entries if not name.startswith(STATE_FOLDER)], entries, True)
+        entries = _read(listed_in)
+        problem = _first_wrong(listed_in, _of_model(entries, folder != listed_in), entries, True)
     except _DamagedError as damage:
         problem = str(damage)
     if problem:
         raise InputError(f"{folder}: is not as it was saved: {problem}; name another checkpoint of the run")
     return folder
+
+
+def _of_model(names: Iterable[str], average: bool) -> list[str]:
+    """Of a checkpoint's files those of its model, or those of the moving average."""
+    own = (f"{EMA_FOLDER}/",)
+    if average:
+        return [name for name in names if name.startswith(own)]
+    return [name for name in names if not name.startswith((*own, f"{STATE_FOLDER}/"))]
 
 
 class _DamagedError(Exception):
@@ -89,6 +110,10 @@ def _read(checkpoint: Path) -> dict[str, Any]:
     if not sound:
         raise _DamagedError(f"{MANIFEST} is damaged")
     return entries
+
+
+def _entry(path: Path) -> FileEntry:
+    return FileEntry(path.stat().st_size, _sha256(path))
 
 
 def _text_of(entries: Any) -> str:

@@ -4,9 +4,10 @@ output_dir/
   checkpoint-500/
     config.json, model.safetensors, tokenizer.json, …   an ordinary Hugging Face folder
     train_state/                                         what resuming needs besides
+    ema/                                                 the moving average as a model's folder, with --ema_decay
     train_config.yaml                                    the resolved configuration
     manifest.json                                        every file with its size and checksum
-  best.json                                              which checkpoint validated best
+  best.json                                              which checkpoint validated best, and the next best
   metrics.jsonl
   superseded-1/                                          what lay beyond an older checkpoint that was gone on from
 """
@@ -16,10 +17,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from parsit.files.manifest import verify
+from parsit.files.manifest import EMA_FOLDER, verify
 from parsit.files.whole import write_whole
 from parsit.types import InputError
 
@@ -79,14 +80,35 @@ def find_best(output_dir: Path) -> Path | None:
     return best if (best / "config.json").is_file() else None
 
 
-def name_best(output_dir: Path, step: int, eval_loss: float | None) -> None:
-    """Say in best.json which checkpoint validated best. Raises `ParsitError`."""
-    best = {"checkpoint": checkpoint_path(output_dir, step).name, "eval_loss": eval_loss}
-    write_whole(output_dir / BEST_FILE, json.dumps(best) + "\n")
+def name_best(output_dir: Path, metric: str, best: Sequence[tuple[int, float]]) -> None:
+    """Say in best.json which checkpoint is best, and which others are among the best.
+
+    Args:
+        output_dir: the run's folder.
+        metric: what they were measured by, as metrics.jsonl names it.
+        best: their steps and values, best first; at least one.
+
+    Raises:
+        ParsitError: it cannot be written.
+    """
+    first, *others = ({"checkpoint": checkpoint_path(output_dir, step).name, metric: value} for step, value in best)
+    said = first | ({"others": others} if others else {})
+    write_whole(output_dir / BEST_FILE, json.dumps(said) + "\n")
+
+
+def model_in(checkpoint: Path) -> Path:
+    """The folder of the model that a run's checkpoint gives to others: the moving average where it has one."""
+    average = checkpoint / EMA_FOLDER
+    return average if (average / "config.json").is_file() else checkpoint
+
+
+def model_name(folder: Path) -> str:
+    """What a model's folder is called beside others: checkpoint-5, or checkpoint-5/ema for its moving average."""
+    return f"{folder.parent.name}/{folder.name}" if folder.name == EMA_FOLDER else folder.name
 
 
 def find_model(path: str | Path) -> Path:
-    """The folder with the model: `path` itself, or in a run's folder its best checkpoint, else its newest.
+    """The folder with the model: `path` itself, or in a run's folder that of its best checkpoint, else its newest.
 
     Raises:
         InputError: there is none.
@@ -96,10 +118,10 @@ def find_model(path: str | Path) -> Path:
         return folder
     best = find_best(folder)
     if best is not None:
-        return best
+        return model_in(best)
     checkpoints = list_checkpoints(folder)
     if checkpoints:
-        return checkpoints[-1][1]
+        return model_in(checkpoints[-1][1])
     raise InputError(f"{path}: no model there (a folder with config.json, or a run's folder, is needed)")
 
 
@@ -117,21 +139,21 @@ def is_parsit_model(folder: Path) -> bool:
 
 
 class Retention:
-    """Which checkpoints of a run are kept: the newest that verify, and the best one.
+    """Which checkpoints of a run are kept: the newest that verify, and the best ones.
 
     What was verified once is not read again: its sizes are looked at. What this run wrote counts as verified.
 
     Args:
         output_dir: the run's folder.
-        keep: how many verified checkpoints are kept besides the best one; 0: all.
+        keep: how many verified checkpoints are kept besides the best ones; 0: all.
     """
 
     def __init__(self, output_dir: Path, keep: int) -> None:
         self.output_dir, self.keep = output_dir, keep
         self._verified: set[Path] = set()
 
-    def prune(self, written: int, best_step: int | None) -> None:
-        """Delete what is older than the checkpoints that are kept; never the step just `written`, nor the best.
+    def prune(self, written: int, best: Collection[int]) -> None:
+        """Delete what is older than the checkpoints that are kept; never the step just `written`, nor the `best` ones.
 
         Raises:
             OSError: one cannot be deleted.
@@ -139,8 +161,8 @@ class Retention:
         self._verified.add(checkpoint_path(self.output_dir, written))
         if not self.keep:
             return
-        others = [path for step, path in list_checkpoints(self.output_dir) if step not in (written, best_step)]
-        kept = 1 if written != best_step else 0
+        others = [path for step, path in list_checkpoints(self.output_dir) if step != written and step not in best]
+        kept = 0 if written in best else 1
         for number, path in reversed(list(enumerate(others))):
             if kept >= self.keep:
                 delete(others[: number + 1])

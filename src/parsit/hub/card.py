@@ -100,12 +100,19 @@ def _stage(stage: Mapping[str, Any]) -> dict[str, Any]:
         "began_from": ", ".join(f"{_PARTS[part]} {_code(told['name'])}" for part, told in stage["from"].items())
         or "random weights",
         "trained": ("LoRA, " if stage["settings"].get("lora_enable") else "") + stage["trained"].replace(",", ", "),
-        "steps": f"{stage['steps']:,}" if "steps" in stage else "not recorded",
+        "steps": _steps(stage),
         "data": ", ".join(f"{_code(one['file'])} ({one['samples']:,} samples)" for one in stage["training"]),
         "eval_loss": f"{loss:.4f}" if loss else "",
         "eval_data": " on " + ", ".join(_code(one["file"]) for one in stage["validation"]),
         "settings": settings or "none",
     }
+
+
+def _steps(stage: Mapping[str, Any]) -> str:
+    if "steps" not in stage:
+        return "not recorded"
+    mean = f"; the mean of its last {stage['averaged']} checkpoints" if stage.get("averaged") else ""
+    return f"{stage['steps']:,}{mean}"
 
 
 def _scores(evaluation: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,9 +23,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
-from parsit.files import write_whole
 from parsit.model.adapters import (
     ADAPTER,
     TOWERS,
@@ -37,6 +35,7 @@ from parsit.model.adapters import (
     lora_config,
     merge_adapters,
 )
+from parsit.model.model_files import ModelFiles, captured
 from parsit.model.modeling import ParsitForConditionalGeneration
 from parsit.model.quantize import language_linears, quantization, quantize
 from parsit.model.weight_files import copy_strictly, read_weights, some
@@ -94,33 +93,65 @@ def save_adapters(
     base: BaseModel,
     state: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write adapters, fully trained parts, configuration and base into `folder` (the processor is the caller's).
+    """Write `adapter_files` into `folder`, which is made if need be (the processor is the caller's)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    adapter_files(model, folder, base, state).write(folder)
+
+
+def adapter_files(
+    model: ParsitForConditionalGeneration,
+    folder: Path,
+    base: BaseModel,
+    state: Mapping[str, torch.Tensor] | None = None,
+) -> ModelFiles:
+    """Adapters, fully trained parts, configuration and base, as the files that `folder` is to hold.
 
     Args:
         model: a model with adapters; what requires a gradient and is no adapter counts as fully trained.
-        folder: where to; made if need be.
-        base: what the adapters were trained on. A base in the folder beside is named relative to it, so that a run can
-            be moved.
+        folder: where they will lie.
+        base: what the adapters were trained on. A base beside the folder, or beside the one that it is in, is named
+            relative to it, so that a run can be moved.
         state: whole tensors by the model's names, where the model's own are sharded.
     """
     state = dict(model.named_parameters()) if state is None else state
+    small, tensors = captured(model.config.save_pretrained), {}
     for tower in adapted_towers(model):
-        place = folder / _SUBFOLDER[tower]
-        place.mkdir(parents=True, exist_ok=True)
-        part = model.get_submodule(tower)
-        tensors = {_file_name(name): state[f"{tower}.{name}"] for name in adapter_parameters(part)}
-        _save(tensors, place / WEIGHTS_FILE)
+        place, part = Path(_SUBFOLDER[tower]), model.get_submodule(tower)
+        tensors[str(place / WEIGHTS_FILE)] = {
+            _file_name(name): state[f"{tower}.{name}"] for name in adapter_parameters(part)
+        }
         config = part.peft_config[ADAPTER].to_dict()  # type: ignore[index]
         config |= {"target_modules": sorted(config["target_modules"]), "inference_mode": True}
-        write_whole(place / CONFIG_FILE, json.dumps(config, indent=2, sort_keys=True) + "\n")
-    trained = [name for name, p in model.named_parameters() if p.requires_grad and not is_adapter(name)]
-    _save({name: state[name] for name in trained}, folder / TRAINED_FILE)
-    model.config.save_pretrained(folder)
-    beside = Path(base.path).parent == folder.resolve().parent
+        small[str(place / CONFIG_FILE)] = _json(config, sort_keys=True)
+    trained = _fully_trained(model)
+    tensors[TRAINED_FILE] = {name: state[name] for name in trained}
     parts = sorted({name.split(".")[0] for name in trained})
     said = asdict(base) | {"quantization": quantization(model), "trained_parts": parts}
-    said["path"] = os.path.join("..", Path(base.path).name) if beside else base.path  # noqa: PTH118  (keeps the ..)
-    write_whole(folder / BASE_FILE, json.dumps(said, indent=2) + "\n")
+    above = folder.resolve().parent
+    if Path(base.path).parent in (above, above.parent):
+        said["path"] = os.path.relpath(base.path, folder.resolve())
+    small[BASE_FILE] = _json(said)
+    return ModelFiles(small, tensors)
+
+
+def adapter_state(model: ParsitForConditionalGeneration, folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors that `adapter_files` was given, from a folder of such files for the same model.
+
+    Raises:
+        InputError: a file that is missing or cannot be read.
+        KeyError: a tensor that is not there.
+    """
+    trained = read_weights(folder / TRAINED_FILE)
+    state = {name: trained[name] for name in _fully_trained(model)}
+    for tower in adapted_towers(model):
+        weights = read_weights(folder / _SUBFOLDER[tower] / WEIGHTS_FILE)
+        names = adapter_parameters(model.get_submodule(tower))
+        state |= {f"{tower}.{name}": weights[_file_name(name)] for name in names}
+    return state
+
+
+def _fully_trained(model: ParsitForConditionalGeneration) -> list[str]:
+    return [name for name, p in model.named_parameters() if p.requires_grad and not is_adapter(name)]
 
 
 def load_adapters(model: ParsitForConditionalGeneration, folder: Path) -> None:
@@ -226,8 +257,8 @@ def _read_json(file: Path, *needed: str) -> dict[str, Any]:
     return values
 
 
-def _save(tensors: Mapping[str, torch.Tensor], file: Path) -> None:
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, file, {"format": "pt"})
+def _json(values: Mapping[str, Any], sort_keys: bool = False) -> bytes:
+    return (json.dumps(values, indent=2, sort_keys=sort_keys) + "\n").encode()
 
 
 def _weights_digest(folder: Path) -> str:

@@ -3,7 +3,7 @@
 A checkpoint is written into a hidden folder beside its place, synced to disk, listed with sizes and
 SHA-256 sums in `manifest.json`, and renamed. A folder that carries its final name is therefore
 whole, and it is verified again before anything is loaded from it. What fails on the way is one kind
-of error, `SaveError`, and costs the draft alone.
+of error, `SaveError`, and costs the draft alone. Each file is hashed once, as it is written.
 What lies in a run's folder is said in `parsit.files.run_folder`.
 """
 
@@ -11,25 +11,39 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
+from parsit.files.hashed import FileEntry
 from parsit.files.manifest import CONFIG_FILE, MANIFEST, STATE_FILE, STATE_FOLDER, verify, write_manifest
 from parsit.files.run_folder import checkpoint_path, name_best
 from parsit.files.whole import put_folder, sync, sync_tree
+from parsit.model.model_files import ModelFiles, Tensors, captured, untied
 from parsit.model.weight_files import aligned
 from parsit.types import ParsitError
 
 # Besides tensors: configuration, tokenizer, state, manifest.
 _SMALL_FILES_BYTES = 2**25
 _STATE_PARTS = ("optimizer", "objective", "rng")
+WEIGHTS_FILE = "model.safetensors"
+# What a best checkpoint is chosen by, and its name in metrics.jsonl.
+MEASURED_AS = {"loss": "eval_loss", "cer": "sample_cer", "anls": "sample_anls"}
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """A checkpoint that is among the best, by its step, and what was measured there."""
+
+    step: int
+    value: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +51,31 @@ class TrainState:
     """Where a run stands.
 
     `step`: optimizer steps done. `data_fingerprint`: of the data and the order it is read in.
-    `best_eval_loss`, `best_step`: the best validation so far, None before the first. `validated_on`: a digest of what
-    is validated on; `content_fingerprint`: of the training data's texts and images (`parsit.data.content`). Both are
-    empty where a run of an older version did not say.
+    `best`: the best so far by `metric` (a key of `MEASURED_AS`), best first; empty before the first measurement.
+    `validated_on`: a digest of what is measured on; `content_fingerprint`: of the training data's texts and images
+    (`parsit.data.content`). Both are empty where a run of an older version did not say.
     """
 
     step: int
     data_fingerprint: str
-    best_eval_loss: float | None = None
-    best_step: int | None = None
+    best: tuple[Best, ...] = ()
+    metric: str = "loss"
     validated_on: str = ""
     content_fingerprint: str = ""
+
+    @property
+    def best_steps(self) -> tuple[int, ...]:
+        """The steps of the best, best first."""
+        return tuple(one.step for one in self.best)
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> TrainState:
+        """What state.json holds; an older version kept one best, by its loss."""
+        values = dict(values)
+        step, loss = values.pop("best_step", None), values.pop("best_eval_loss", None)
+        older = () if step is None else (Best(step, loss),)
+        best = tuple(Best(**one) for one in values.pop("best", ())) or older
+        return cls(**values, best=best)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,28 +136,27 @@ def _draft(output_dir: Path, step: int) -> Path:
     return output_dir / f".{checkpoint_path(output_dir, step).name}.partial"
 
 
-def finish_checkpoint(draft: Path, output_dir: Path, saved: SavedState, config_yaml: str) -> Path:
-    """Add the state to a draft that holds the model, sync it, list it, put it in its place, and return that.
+def state_files(saved: SavedState, config_yaml: str) -> ModelFiles:
+    """What a checkpoint holds besides the model; `config_yaml`: the resolved configuration."""
+    small = {STATE_FILE: (json.dumps(asdict(saved.state), indent=2) + "\n").encode(), CONFIG_FILE: config_yaml.encode()}
+    return ModelFiles(small, {f"{STATE_FOLDER}/{name}.safetensors": getattr(saved, name) for name in _STATE_PARTS})
 
-    The checksums are of what is read back after the files were synced; each file is read once.
+
+def finish_checkpoint(draft: Path, output_dir: Path, step: int, written: Mapping[str, FileEntry]) -> Path:
+    """Sync a draft that holds model and state, list it, put it in its place, and return that.
 
     Args:
         draft: what `begin_checkpoint` gave, filled.
         output_dir: the run's folder.
-        saved: the run's state.
-        config_yaml: the resolved configuration.
+        step: the checkpoint's.
+        written: sizes and checksums of its files, by name; of files that are not in it, the checksum is read.
 
     Raises:
-        OSError, SafetensorError: the disk is full or not writable; an older checkpoint is not touched.
+        OSError: the disk is full or not writable; an older checkpoint is not touched.
     """
-    final = checkpoint_path(output_dir, saved.state.step)
-    for name in _STATE_PARTS:
-        tensors = {key: value.detach().cpu().contiguous() for key, value in getattr(saved, name).items()}
-        save_file(tensors, draft / STATE_FOLDER / f"{name}.safetensors")
-    (draft / STATE_FILE).write_text(json.dumps(asdict(saved.state), indent=2) + "\n", encoding="utf-8")
-    (draft / CONFIG_FILE).write_text(config_yaml, encoding="utf-8")
+    final = checkpoint_path(output_dir, step)
     sync_tree(draft)
-    write_manifest(draft)
+    write_manifest(draft, written)
     sync(draft / MANIFEST)
     sync(draft)
     problem = verify(draft, checksums=False)
@@ -142,26 +169,29 @@ def finish_checkpoint(draft: Path, output_dir: Path, saved: SavedState, config_y
 
 
 def write_best(output_dir: Path, state: TrainState) -> None:
-    """Say in best.json which checkpoint validated best, if one has."""
-    if state.best_step is not None:
-        name_best(output_dir, state.best_step, state.best_eval_loss)
+    """Say in best.json which checkpoint is best, if one is, and which others are among the best."""
+    if state.best:
+        name_best(output_dir, MEASURED_AS[state.metric], [(one.step, one.value) for one in state.best])
 
 
-def save_model(model: PreTrainedModel, folder: Path, state: dict[str, torch.Tensor]) -> None:
-    """Write the model's files with the weights of `state`, all of one type, whatever the model itself holds now."""
-    (saved,) = {str(tensor.dtype).removeprefix("torch.") for tensor in state.values() if tensor.is_floating_point()}
-    model.save_pretrained(folder, state_dict=state)  # which empties it
+def model_files(state: Tensors, small: Mapping[str, bytes]) -> ModelFiles:
+    """A whole model's folder: its weights in one file, and the `small` files that do not change in a run."""
+    return ModelFiles(dict(small), {WEIGHTS_FILE: untied(state)})
+
+
+def small_model_files(model: PreTrainedModel, saved_as: torch.dtype) -> dict[str, bytes]:
+    """Configuration files of a model whose weights are saved in a type, whatever the model itself holds now."""
+    files = captured(lambda folder: model.save_pretrained(folder, state_dict={}))
     # transformers notes the type of what the model holds, and would load the file in that type.
-    path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["dtype" if "dtype" in config else "torch_dtype"] = saved
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    config = json.loads(files["config.json"])
+    config["dtype" if "dtype" in config else "torch_dtype"] = str(saved_as).removeprefix("torch.")
+    return files | {"config.json": (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()}
 
 
 def load_state(checkpoint: Path) -> SavedState:
     """The state in a verified checkpoint."""
     folder = checkpoint / STATE_FOLDER
-    state = TrainState(**json.loads((folder / "state.json").read_text(encoding="utf-8")))
+    state = TrainState.of(json.loads((folder / "state.json").read_text(encoding="utf-8")))
     return SavedState(state, **{name: _tensors(folder / f"{name}.safetensors") for name in _STATE_PARTS})
 
 

@@ -194,19 +194,20 @@ def check_groups(groups: Sequence[Group]) -> Check:
 
 
 def checkpoint_bytes(model: ParsitForConditionalGeneration, config: TrainConfig) -> int:
-    """Size of one checkpoint: weights in fp32 or as they are, and two moments of what is trained."""
+    """Size of one checkpoint: weights in fp32 or as they are, their average, and two moments of what is trained."""
     of_moments = 4 if config.optim == "adamw_bf16" else 8
     parameters = [parameter for _, members in model.parts() for parameter in members]
     moments = sum(of_moments * parameter.numel() for parameter in parameters if parameter.requires_grad)
-    return moments + sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    return moments + weights * (2 if config.ema_decay else 1)
 
 
 def check_disk(model: ParsitForConditionalGeneration, config: TrainConfig) -> Check:
-    """Room for the checkpoints to come: those that are kept, the best one, and the one that is being written."""
+    """Room for the checkpoints to come: those that are kept, the best ones, and the one that is being written."""
     output_dir = Path(str(config.output_dir))
     folder = next(path for path in (output_dir.absolute(), *output_dir.absolute().parents) if path.exists())
     one = checkpoint_bytes(model, config)
-    count = (config.save_total_limit or _all_checkpoints(config)) + 2
+    count = (config.save_total_limit or _all_checkpoints(config)) + config.keep_best + 1
     there = len(list_checkpoints(output_dir))
     needed, free = one * max(count - there, 1), shutil.disk_usage(folder).free
     detail = f"{count} checkpoints of {one / GB:.2f} GB, {needed / GB:.1f} GB to come; {free / GB:.1f} GB free"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -25,8 +26,10 @@ from parsit.data.plan import Plan
 from parsit.model.flops import step_flops
 from parsit.processing.collate import Batch
 from parsit.train.batches import micro_batches_of, num_steps, order_digest, validation_batches
+from parsit.train.best import best_so_far, judged
 from parsit.train.checkpoint import STATE_FOLDER, TrainState, load_state
 from parsit.train.compiled import compile_layers
+from parsit.train.ema import Ema
 from parsit.train.left_out import LeftOut
 from parsit.train.metrics import Log, Throughput, peak_memory_bytes
 from parsit.train.objective import Losses, Objective, StepCounts
@@ -34,9 +37,9 @@ from parsit.train.optimizer import learning_rate_factor
 from parsit.train.parts import checkpoint_activations, trainable
 from parsit.train.prepare import Prepared
 from parsit.train.rates import StepWork, mfu, peak_flops_of
-from parsit.train.readings import ReadSamples
+from parsit.train.readings import Readings, ReadSamples
 from parsit.train.requests import Asked, Requests
-from parsit.train.resume import best_so_far, changed_schedule, changed_settings, how_to_go_on, settle
+from parsit.train.resume import changed_schedule, changed_settings, how_to_go_on, settle
 from parsit.train.saving import Saver
 from parsit.train.strategies import choose
 from parsit.train.trackers import tracker
@@ -88,14 +91,14 @@ def train(
     requests = requests or Requests(config.max_hours)
     run = Run(prepared)
     state, told = run.begin(prepared.checkpoint)
-    saver = Saver(prepared, run.strategy)
     output_dir = Path(str(config.output_dir))
     eval_loss = None
     tell = tracker(config.report_to if run.world.is_first else "none", output_dir, config.run_name, state.step)
     tell.start(asdict(config), prepared.parts)
     with (
         Log(output_dir, state.step, run.total_steps, config.logging_steps, tell, run.world.is_first) as log,
-        requests.heard(lambda: log.say(_at_once(saver.last))),
+        Saver(prepared, run.strategy, run.ema) as saver,
+        requests.heard(lambda: log.say(_at_once(saver.newest))),
     ):
         for line in told:
             log.say(line)
@@ -104,24 +107,24 @@ def train(
         on_step(run, state.step)
         batches = run.training_batches(state.step)
         for step in range(state.step, run.total_steps):
-            result = run.step(step, batches, requests.take())
-            entry, asked = result.entry, result.asked
-            before = state = replace(state, step=step + 1)
-            last = state.step == run.total_steps
-            if run.validation is not None and (last or (config.eval_steps and state.step % config.eval_steps == 0)):
-                eval_loss = entry["eval_loss"] = run.validate()
-                state = _with_validation(state, eval_loss, log)
-            if prepared.read_samples and state.step % config.sample_steps == 0:
-                readings, entry["sample_cer"] = run.read(prepared.read_samples)
-                log.text(state.step, "samples", readings)
-            log.write(entry)
+            result = run.step(step, batches, requests.take(saver.spare_s))
+            saver.report(log)
+            asked, last = result.asked, step + 1 == run.total_steps
+            state = replace(state, step=step + 1)
             ends = last or asked.ends
-            if ends or asked.save or state.step % config.save_steps == 0 or state.best_step == state.step:
+            due = ends or asked.save or state.step % config.save_steps == 0
+            measured = run.measure(state.step, last, prepared.read_samples, log)
+            if due or measured:  # which of the best there are must be known before there is one more
+                state = saver.settle(state, log)
+            eval_loss = measured.get("eval_loss", eval_loss)
+            before, state = state, judged(state, measured, config.keep_best, log.say)
+            log.write(result.entry | measured)
+            if due or state.step in state.best_steps:
                 run.strategy.check_replicas(log.say)
-                saved = saver.try_save(state, log.sync, log.say, goes_on=not ends)
-                state = state if saved else before  # what could not be kept is not the best
+                state = saver.save(state, before, log, goes_on=not ends)
             on_step(run, state.step)
             if asked.save:
+                state = saver.settle(state, log)
                 log.say(f"step {state.step}: asked to save; the newest checkpoint is {saver.last}")
             if ends and not last:
                 why = "by a signal" if asked.stop else f"in time for --max_hours {config.max_hours:g}"
@@ -131,13 +134,6 @@ def train(
                 break
     assert saver.last is not None, "a run ends with a checkpoint"
     return TrainResult(saver.last, state.step, eval_loss, is_whole=state.step >= run.total_steps)
-
-
-def _with_validation(state: TrainState, eval_loss: float, log: Log) -> TrainState:
-    """The state after a validation, which is said."""
-    is_best = state.best_eval_loss is None or eval_loss < state.best_eval_loss
-    log.say(f"step {state.step}: validation loss {eval_loss:.4f}" + (" (best so far)" if is_best else ""))
-    return replace(state, best_eval_loss=eval_loss, best_step=state.step) if is_best else state
 
 
 def _at_once(last: Path | None) -> str:
@@ -178,6 +174,7 @@ class Run:
         self.fingerprint = order_digest(config, self.training, per_step)
         self.content_fingerprint = world.on_first(lambda: content_digest(self.training.samples))
         self.throughput = Throughput()
+        self.ema = Ema(self.strategy, config.ema_decay) if config.ema_decay else None
         self.left_out = LeftOut(Path(str(config.output_dir)), self.training, config.max_bad_fraction)
 
     def training_batches(self, first_step: int) -> Iterator[list[Loaded]]:
@@ -222,6 +219,8 @@ class Run:
             learning_rate_factor(step, self.total_steps, self.config),
             lambda norm: self._require_finite(step, {"grad_norm": norm}),
         )
+        if self.ema:
+            self.ema.update(step + 1)
         self.throughput.add(step_batches, waited)
         rates = self.strategy.learning_rates
         entry = {"step": step + 1, "loss": language, "grad_norm": norm, "learning_rate": max(rates.values())}
@@ -272,7 +271,30 @@ class Run:
                 f"step {step}: lower --learning_rate, check the data of this step, or resume from the last checkpoint"
             )
 
-    def read(self, read_samples: ReadSamples) -> tuple[str, float]:
+    def measure(self, step: int, last: bool, read_samples: ReadSamples | None, log: Log) -> dict[str, float]:
+        """What is measured after a step, by its names in metrics.jsonl; with the moving average where there is one.
+
+        Args:
+            step: optimizer steps done.
+            last: the run ends with this one: all that is measured is measured, but for readings that choose nothing.
+            read_samples: what reads some samples, if any.
+            log: is given what was read.
+        """
+        config = self.config
+        validates = self.validation is not None and (last or (config.eval_steps and step % config.eval_steps == 0))
+        chooses = last and config.best_metric != "loss"
+        reads = read_samples if config.sample_steps and (step % config.sample_steps == 0 or chooses) else None
+        measured: dict[str, float] = {}
+        with self.ema.in_place() if self.ema and (validates or reads) else nullcontext():
+            if validates:
+                measured["eval_loss"] = self.validate()
+            if reads:
+                readings = self.read(reads)
+                measured |= {"sample_cer": readings.cer, "sample_anls": readings.anls}
+                log.text(step, "samples", readings.text)
+        return measured
+
+    def read(self, read_samples: ReadSamples) -> Readings:
         """What the model makes of a few samples now. All processes read the same ones, so that none waits."""
         self.objective.eval()
         with self.strategy.reading(), torch.no_grad():
@@ -322,6 +344,8 @@ class Run:
         restored = self.restore(checkpoint)
         state, lines = self.world.on_first(lambda: settle(self.config, checkpoint, restored))
         lines += changed_settings(self.config, checkpoint)
+        if self.ema and not self._restore_ema(checkpoint, self.ema):
+            lines.append(f"{checkpoint}: has no moving average: it begins with the weights of step {state.step}")
         if jump := changed_schedule(self.config, checkpoint, self.plan, state.step):
             lines.append(jump)
         return replace(state, content_fingerprint=self.content_fingerprint), lines
@@ -358,3 +382,10 @@ class Run:
         if f"cuda-{rank}" in saved.rng and torch.cuda.is_available():
             torch.cuda.set_rng_state(saved.rng[f"cuda-{rank}"])
         return saved.state
+
+    def _restore_ema(self, checkpoint: Path, ema: Ema) -> bool:
+        """Take the moving average of a checkpoint, if it has one. Raises `InputError`."""
+        try:
+            return ema.load(checkpoint, self.model)
+        except KeyError as error:
+            raise InputError(f"{checkpoint}: its moving average has no {error}: --mm_tunable_parts changed") from error

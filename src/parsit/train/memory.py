@@ -10,7 +10,8 @@ With P all and T trained parameters, N ranks (those with batches of their own, u
                  which keeps 4 T / N in fp32 instead
     gradients    4 T (halved weights and ZeRO: b T); over N under ZeRO-2 and ZeRO-3, and under FSDP where each
                  micro-batch ends with gradients in shares: a step has but one, or `--fsdp_sync_each_batch`
-    optimizer    8 T: AdamW's two moments; 4 T in bfloat16, and 2 more for each halved weight; over N under ZeRO, FSDP
+    optimizer    8 T: AdamW's two moments; 4 T in bfloat16, and 2 more for each halved weight; 4 T more for a moving
+                 average; over N under ZeRO, FSDP
     activations  for each position of the row and each layer 12 D + 8 (H + K) d + 8 I bytes in bf16 (8 D where the
                  embeddings are in bf16 as well), and 16 D + 16 (H + K) d + 16 I in fp32 (D hidden, I intermediate size,
                  H and K heads of queries and keys, d their size): what autograd keeps of a Qwen3 layer, counted with
@@ -201,6 +202,7 @@ def _parameters(
 ) -> tuple[float, float, float, float]:
     """Bytes of weights, DeepSpeed's fp32 masters, gradients and optimizer state, before data ranks share them."""
     moments = 4 if config.optim == "adamw_bf16" else 8
+    average = 4 if config.ema_decay else 0
     weights = masters = gradients = optimizer = 0.0
     for name, parameters in model.parts():
         share = placement.tp if name == "language_model" else 1
@@ -211,7 +213,7 @@ def _parameters(
             if parameter.requires_grad:
                 masters += count * 4 * (kept.zero and kept.bf16)
                 gradients += count * (2 if narrow else 4)
-                optimizer += count * (moments + 2 * (parameter in kept.halved))
+                optimizer += count * (moments + 2 * (parameter in kept.halved) + average)
     return weights, masters, gradients, optimizer
 
 

@@ -39,6 +39,7 @@ from parsit.model.quantize import set_compute_dtype
 from parsit.processing.processor import ParsitProcessor
 from parsit.tiling import NATIVE
 from parsit.train.adapters import set_trainable
+from parsit.train.best import require_measured
 from parsit.train.hand_over import read_once
 from parsit.train.parts import PartReport
 from parsit.train.places import parsit_folder, projector_place
@@ -157,7 +158,10 @@ def prepare(
     if config.attn_implementation != "sdpa":  # which transformers takes by itself
         model.set_attention(config.attn_implementation)
     _require_given_flags(config, model, processor)
-    read_samples = sampler(processor, validation) if config.sample_steps and validation is not None else None
+    read_samples = None
+    if config.sample_steps and validation is not None:
+        read_samples = sampler(processor, validation, config.sample_count)
+        require_measured(config, len(read_samples.samples))
     if checkpoint and world.is_first:
         say(f"resuming from {checkpoint}")
     parts = set_free(model, config)

@@ -1,44 +1,61 @@
-"""Readings during training: a few validation samples, read with the model as it is (`--sample_steps`)."""
+"""Readings during training: some validation samples, read with the model as it is (`--sample_steps`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from parsit.data.dataset import DataSet
 from parsit.model import ParsitForConditionalGeneration
 from parsit.parse.engine import ModelEngine
 from parsit.processing.processor import ParsitProcessor
-from parsit.scores import corpus_cer
+from parsit.scores import anls, corpus_cer
+from parsit.types import Sample
 
-# Reads samples with the model as it is: what it read, as text for a person, and the character error rate.
-ReadSamples = Callable[[ParsitForConditionalGeneration], tuple[str, float]]
-
-SAMPLES_READ = 8
+# Samples that are read at once.
+_TOGETHER = 8
 # The longest reading in tokens: a few lines show how it goes, and whole pages would hold up the training.
 MAX_TOKENS = 256
 
 
-def sampler(processor: ParsitProcessor, validation: DataSet) -> ReadSamples:
-    """Reads the first validation samples that end with an answer; the character error rate of those readings.
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """What a model read: `text` for a person, and the scores over all samples, CER by characters, ANLS by samples."""
+
+    text: str
+    cer: float
+    anls: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSamples:
+    """Reads samples with the model as it is; `truths` are the answers of `samples`, which are cut before them."""
+
+    processor: ParsitProcessor
+    samples: Sequence[Sample]
+    truths: Sequence[str]
+
+    def __call__(self, model: ParsitForConditionalGeneration) -> Readings:
+        """What the model makes of them now."""
+        # A token is a character at least; what runs on costs time and says nothing more.
+        limit = min(max((len(truth) for truth in self.truths), default=0) + 8, MAX_TOKENS)
+        engine = ModelEngine(model, self.processor, batch_size=_TOGETHER)
+        readings = engine.generate([sample.turns[:-1] for sample in self.samples], max_new_tokens=limit)
+        texts = [reading.text for reading in readings]
+        pairs = list(zip(self.truths, texts, strict=True))
+        lines = [f"{s.id}: {truth!r} -> {text!r}" for s, (truth, text) in zip(self.samples, pairs, strict=True)]
+        mean_anls = sum(anls(truth, text) for truth, text in pairs) / max(len(pairs), 1)
+        return Readings("\n".join(lines), corpus_cer(self.truths, texts), mean_anls)
+
+
+def sampler(processor: ParsitProcessor, validation: DataSet, count: int) -> ReadSamples:
+    """Reads those of the first `count` validation samples that end with an answer.
 
     Readings end after `MAX_TOKENS`, and so do the answers that they are held against.
     """
-    first = (validation.samples[number] for number in range(min(len(validation), SAMPLES_READ)))
+    first = (validation.samples[number] for number in range(min(len(validation), count)))
     samples = [sample for sample in first if sample.turns[-1].role == "assistant"]
-    truths = [_beginning(sample.turns[-1].text, processor) for sample in samples]
-    # A token is a character at least; what runs on costs time and says nothing more.
-    limit = min(max((len(truth) for truth in truths), default=0) + 8, MAX_TOKENS)
-
-    def read(model: ParsitForConditionalGeneration) -> tuple[str, float]:
-        engine = ModelEngine(model, processor, batch_size=SAMPLES_READ)
-        readings = engine.generate([sample.turns[:-1] for sample in samples], max_new_tokens=limit)
-        texts = [reading.text for reading in readings]
-        lines = [
-            f"{sample.id}: {truth!r} -> {text!r}" for sample, truth, text in zip(samples, truths, texts, strict=True)
-        ]
-        return "\n".join(lines), corpus_cer(truths, texts)
-
-    return read
+    return ReadSamples(processor, samples, [_beginning(sample.turns[-1].text, processor) for sample in samples])
 
 
 def _beginning(text: str, processor: ParsitProcessor) -> str:

@@ -57,15 +57,18 @@ class Requests:
         self._save = False
         self._at_once: Callable[[], None] = lambda: None
 
-    def take(self) -> Asked:
+    def take(self, spare_s: float = 0.0) -> Asked:
         """What is asked before the step that begins now; a save is asked for once.
 
         The time is up where another step as long as the longest so far, with its validation and its checkpoint, would
         go beyond the limit.
+
+        Args:
+            spare_s: seconds that the run's end takes besides, as saves that go on behind steps do.
         """
         now = time.monotonic()
         self._longest_s, self._last = max(self._longest_s, now - (self._last or now)), now
-        time_is_up = self._limit is not None and now + 2 * self._longest_s > self._limit
+        time_is_up = self._limit is not None and now + 2 * self._longest_s + spare_s > self._limit
         asked = Asked(self._stopped_at is not None, time_is_up, self._save)
         self._save = False
         return asked

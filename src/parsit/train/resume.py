@@ -10,10 +10,9 @@ from typing import Any
 import yaml
 
 from parsit.config import MULTIMODAL_FLAGS, PROCESSING_FLAGS, TrainConfig
-from parsit.data.dataset import DataSet
 from parsit.data.plan import Plan
 from parsit.files import refuse_inputs
-from parsit.files.manifest import CONFIG_FILE
+from parsit.files.manifest import CONFIG_FILE, verify
 from parsit.files.run_folder import (
     BEST_FILE,
     checkpoint_path,
@@ -22,7 +21,7 @@ from parsit.files.run_folder import (
     require_good,
     supersede,
 )
-from parsit.train.batches import num_steps, validation_digest
+from parsit.train.batches import num_steps
 from parsit.train.checkpoint import TrainState, write_best
 from parsit.train.left_out import LEFT_OUT_FILE
 from parsit.train.metrics import METRICS_FILE, SAMPLES_FILE
@@ -45,6 +44,7 @@ SCHEDULE += ("min_lr_ratio",)
 NOTED = {
     "the learning rates": (*SCHEDULE, "mm_projector_lr", "mm_vision_tower_lr"),
     "the updates": ("weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
+    "the moving average of the weights": ("ema_decay",),
     "how is computed: losses are no longer equal to the bit": (
         *(
             "bf16",
@@ -136,27 +136,6 @@ def changed_schedule(config: TrainConfig, checkpoint: Path, plan: Plan, step: in
     )
 
 
-def best_so_far(state: TrainState, config: TrainConfig, validation: DataSet | None, say: Say) -> TrainState:
-    """The state of a run with the best of its validations, which is forgotten where they were made on other samples.
-
-    Args:
-        state: where the run stands.
-        config: the run's configuration now.
-        validation: what the run validates on from now on; None: nothing, and the best stays the best.
-        say: told a line at a time.
-    """
-    if validation is None:
-        return state
-    digest = validation_digest(config, validation)
-    if state.best_step is None or state.validated_on in ("", digest):
-        return replace(state, validated_on=digest)
-    say(
-        f"warning: --eval_data or --max_eval_samples has changed: the validation loss {state.best_eval_loss:.4f} of "
-        f"step {state.best_step} does not compare with what comes, and the best checkpoint is chosen anew"
-    )
-    return replace(state, validated_on=digest, best_eval_loss=None, best_step=None)
-
-
 def changed_settings(config: TrainConfig, checkpoint: Path) -> list[str]:
     """A line for each kind of flag that is not what the checkpoint was trained with: from what to what."""
     earlier = _settings(checkpoint)
@@ -178,7 +157,7 @@ def settle(config: TrainConfig, checkpoint: Path, state: TrainState) -> tuple[Tr
         state: what it holds.
 
     Returns:
-        The state, without a best validation whose checkpoint is not in the folder; and what to say.
+        The state, without the best whose checkpoints are not in the folder or damaged; and what to say.
 
     Raises:
         ParsitError: the folder cannot be written.
@@ -186,20 +165,40 @@ def settle(config: TrainConfig, checkpoint: Path, state: TrainState) -> tuple[Tr
     output_dir = Path(str(config.output_dir))
     try:
         moved = supersede(output_dir, checkpoint, state.step, (METRICS_FILE, SAMPLES_FILE, LEFT_OUT_FILE))
-        if state.best_step is None or not checkpoint_path(output_dir, state.best_step).is_dir():
-            state = replace(state, best_eval_loss=None, best_step=None)
+        state, lines = _with_sound_best(output_dir, checkpoint, state)
+        if not state.best:
             (output_dir / BEST_FILE).unlink(missing_ok=True)
     except OSError as error:
         raise ParsitError(f"{output_dir}: cannot go on there: {error}; mend the folder, or copy the run") from error
     write_best(output_dir, state)
-    if moved is None:
-        return state, []
-    aside, paths = moved
-    names = ", ".join(path.name for path in paths)
-    line = (
-        f"going on from {checkpoint}: {names} moved to {aside}, with the record of their steps; delete it to have room"
-    )
-    return state, [line]
+    if moved is not None:
+        aside, paths = moved
+        names = ", ".join(path.name for path in paths)
+        lines.append(
+            f"going on from {checkpoint}: {names} moved to {aside}, with the record of their steps; delete it to have "
+            "room"
+        )
+    return state, lines
+
+
+def _with_sound_best(output_dir: Path, checkpoint: Path, state: TrainState) -> tuple[TrainState, list[str]]:
+    """The state without those of the best whose checkpoints are gone or damaged; and what to say of the latter.
+
+    Nothing would put it right later: a run keeps its best checkpoints and does not read them.
+    """
+    kept, lines = [], []
+    for best in state.best:
+        path = checkpoint_path(output_dir, best.step)
+        if not path.is_dir():
+            continue
+        problem = None if path.resolve() == checkpoint.resolve() else verify(path)  # that one was just verified
+        if problem:
+            lines.append(
+                f"warning: {path} validated best, but is not as it was saved: {problem}; the best is chosen anew"
+            )
+        else:
+            kept.append(best)
+    return replace(state, best=tuple(kept)), lines
 
 
 def how_to_go_on(config: TrainConfig) -> str:

@@ -16,12 +16,15 @@ import numpy as np
 from parsit.config import Architecture, TrainConfig
 from parsit.data.dataset import DataSet, SampleStore
 from parsit.files import write_whole
+from parsit.files.manifest import EMA_FOLDER, STATE_FILE
+from parsit.train.checkpoint import TrainState
 
 STAGES_FILE = "stages.json"
 # Places and names on this machine, and what changes no number of the model.
 _NOT_TOLD = ("architecture", "data", "eval_data", "image_folder", "output_dir", "model_name_or_path", "vision_tower")
 _NOT_TOLD += ("pretrain_mm_mlp_adapter", "resume", "report_to", "run_name", "deepspeed", "dataloader_num_workers")
 _NOT_TOLD += ("dataloader_prefetch_factor", "logging_steps", "sample_steps", "save_steps", "save_total_limit")
+_NOT_TOLD += ("async_save", "keep_best", "sample_count")
 
 
 def write_stages(
@@ -51,19 +54,21 @@ def write_stages(
 def read_stages(checkpoint: Path) -> list[dict[str, Any]]:
     """The stages of the model in a run's checkpoint, each with the steps that it was trained; none where nobody knows.
 
-    Of its own run that is as far as the checkpoint goes.
+    Of its own run that is as far as the checkpoint goes. A folder of a moving average is its checkpoint's.
     """
+    checkpoint = checkpoint.parent if checkpoint.name == EMA_FOLDER else checkpoint
     try:
         stages = json.loads((checkpoint.parent / STAGES_FILE).read_text(encoding="utf-8"))["stages"]
-        state = json.loads((checkpoint / "train_state" / "state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError):
+        state = TrainState.of(json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
         return []
-    ending = {"steps": state["step"], "eval_loss": state["best_eval_loss"] if _is_best(state) else None}
-    return [*stages[:-1], stages[-1] | ending]
+    return [*stages[:-1], stages[-1] | {"steps": state.step, "eval_loss": _loss_of(state)}]
 
 
-def _is_best(state: dict[str, Any]) -> bool:
-    return state.get("best_step") == state["step"]
+def _loss_of(state: TrainState) -> float | None:
+    """The validation loss of the checkpoint itself, where it is known: it is among the best by that."""
+    values = {best.step: best.value for best in state.best} if state.metric == "loss" else {}
+    return values.get(state.step)
 
 
 def files_of(data: DataSet) -> list[dict[str, Any]]:
