@@ -205,10 +205,9 @@ def _answers(
         fn_constructor_args=(job,),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(
-            min_size=1, max_size=actors, initial_size=actors, max_tasks_in_flight_per_actor=1
+            min_size=1, max_size=actors, initial_size=actors, max_tasks_in_flight_per_actor=2
         ),
-        max_restarts=ACTOR_TASK_TRIES,
-        max_task_retries=ACTOR_TASK_TRIES,
+        ray_remote_args_fn=lambda: {"max_restarts": ACTOR_TASK_TRIES, "max_task_retries": ACTOR_TASK_TRIES},
         **resources,
     )
     for row in rows.iter_rows():

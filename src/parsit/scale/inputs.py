@@ -153,8 +153,8 @@ def _of_tar(path: Path) -> Iterator[Source]:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
             while (member := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # it keeps all of them, and an archive has millions
-                name = member.name.rpartition("/")[2]
-                if member.isreg() and not name.startswith(".") and Path(name).suffix.lower() in PAGE_SUFFIXES:
+                is_hidden = any(part.startswith(".") for part in Path(member.name).parts)
+                if member.isreg() and not is_hidden and Path(member.name).suffix.lower() in PAGE_SUFFIXES:
                     yield Source(f"{path}{MEMBER_MARK}{member.name}", str(path), member.offset_data, member.size)
     except (tarfile.TarError, ValueError) as error:
         raise InputError(f"{path}: no tar archive that can be read in place ({error}); unpack it") from error
