@@ -1,4 +1,4 @@
-"""A random model that reads in milliseconds, and piles for it. Needs neither typst nor pytest: the tests with Ray use it."""
+"""A random model that reads in milliseconds, and piles for it. Needs no typst: the tests with Ray use it."""
 
 from __future__ import annotations
 

@@ -120,7 +120,9 @@ def test_a_member_of_a_tar_is_a_page(tmp_path, monkeypatch):
 def test_a_text_layer_that_passes_is_the_pages_text(tmp_path):
     path = tmp_path / "text.pdf"
     path.write_bytes(text_page(WORDS, 400, 100))
-    (page,) = there_and_back(request_of(source(path), replace(PAGE, text_layer="auto", gate=GATE), None, frozenset())).pages
+    (page,) = there_and_back(
+        request_of(source(path), replace(PAGE, text_layer="auto", gate=GATE), None, frozenset())
+    ).pages
     assert page.text == "The quick surveyor measured an old bridge."
     assert page.page.flags == ("text_layer",)
     assert 0.9 < page.quality <= 1

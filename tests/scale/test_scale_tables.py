@@ -45,7 +45,10 @@ def test_as_read_changes_nothing():
     ("html", "rows"),
     [
         ("<table><tr><td>a<td>b<tr><td>c</table>", [["a", "b"], ["c"]]),
-        ("<TABLE class='x'><thead><tr><td>a</td></tr></thead><tbody><tr><td>b</td></tr></tbody></TABLE>", [["a"], ["b"]]),
+        (
+            "<TABLE id='x'><thead><tr><td>a</td></tr></thead><tr><td>b</td></tr></TABLE>",
+            [["a"], ["b"]],
+        ),
         ("<table><td>no row</td></table>", [["no row"]]),
         ("<table><tr><td>a<br>b</td></tr></table>", [["a\nb"]]),
         ("<table></table>", []),

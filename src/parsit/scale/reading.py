@@ -77,7 +77,8 @@ class PileReader:
         self.workers = Workers(drawing, workers, self._skip)
         self._set = store.reading_set
         self._on_progress, self._clock = on_progress, clock
-        self._window = WINDOW * (engine.batch_size if engine else 1)
+        self._batch = engine.batch_size if engine else 1
+        self._window = WINDOW * self._batch
         self._jobs: dict[Sampling, deque[Job]] = {GREEDY: deque(), WARMER: deque()}
         self._claimed: set[str] = set()
         self._lock = threading.Lock()
@@ -121,9 +122,9 @@ class PileReader:
             while (waiting or more) and self._has_room(workers.in_hand):
                 workers.ask(more.popleft() if more else Request(waiting.popleft()))
             # Only where nothing can be read yet is there anything to wait for.
-            for result in workers.results(wait=not self._can_read(workers.in_hand)):
+            for result in workers.results(wait=not self._has_batch):
                 more.extend(self._take(result, reading))
-            if self._can_read(workers.in_hand):
+            if self._has_batch or (self._num_jobs and not (waiting or more or workers.in_hand)):
                 self._read_window()
             self._on_progress(self.progress)
 
@@ -150,9 +151,10 @@ class PileReader:
     def _num_jobs(self) -> int:
         return sum(map(len, self._jobs.values()))
 
-    def _can_read(self, in_hand: int) -> bool:
-        """Whether there is a window to be read, or nothing else that could come."""
-        return max(map(len, self._jobs.values())) >= self._window or (self._num_jobs > 0 and not in_hand)
+    @property
+    def _has_batch(self) -> bool:
+        """Whether the engine has something to do: it does not wait for a whole window where drawing is the slower part."""
+        return max(map(len, self._jobs.values())) >= self._batch
 
     def _take(self, result: Result, reading: Reading) -> Iterator[Request]:
         """Let what was drawn wait for the engine; yields the request for the other pages of the file."""
