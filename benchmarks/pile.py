@@ -109,7 +109,9 @@ def report(memory: dict[str, list[float]], seconds: float, code: int, out: Path)
         for line in part.read_text(encoding="utf-8").splitlines()[1:]
     ]
     pages = sum(not record["error"] for record in records)
-    print(f"exit code {code}; {len(records)} records, {len(records) - pages} of them failures; {seconds:.0f} s of processors")
+    print(
+        f"exit code {code}; {len(records)} records, {len(records) - pages} of them failures; {seconds:.0f} s of processors"
+    )
     print(f"{pages / seconds:.2f} pages per processor second")
     for kind, values in memory.items():
         quarter = max(1, len(values) // 4)

@@ -38,7 +38,7 @@ def killed_runs(work, kills: int, seed: int, within: int) -> int:
             if left < 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        status = forked(lambda: on_operations(work, count))  # noqa: B023  (it is done before the next one begins)
+        status = forked(lambda: on_operations(work, count))
         assert status in (0, -signal.SIGKILL)
         finished += status == 0
     return finished

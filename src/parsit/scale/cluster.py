@@ -207,7 +207,8 @@ def _answers(
         compute=ray.data.ActorPoolStrategy(
             min_size=1, max_size=actors, initial_size=actors, max_tasks_in_flight_per_actor=2
         ),
-        ray_remote_args_fn=lambda: {"max_restarts": ACTOR_TASK_TRIES, "max_task_retries": ACTOR_TASK_TRIES},
+        max_restarts=ACTOR_TASK_TRIES,
+        max_task_retries=ACTOR_TASK_TRIES,
         **resources,
     )
     for row in rows.iter_rows():

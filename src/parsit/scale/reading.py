@@ -153,7 +153,7 @@ class PileReader:
 
     @property
     def _has_batch(self) -> bool:
-        """Whether the engine has something to do: it does not wait for a whole window where drawing is the slower part."""
+        """Whether the engine has work: where drawing is the slower part it does not wait for a whole window."""
         return max(map(len, self._jobs.values())) >= self._batch
 
     def _take(self, result: Result, reading: Reading) -> Iterator[Request]:
