@@ -3,8 +3,8 @@
     python benchmarks/pile.py --pdfs FOLDER --model MODEL [--files 500] [--options --ray auto]
 
 The pile is made in build/pile from the PDFs below FOLDER: of twenty files fourteen are PDFs, five are images (first
-pages, drawn at 72 dpi) and one is broken (a PDF cut off in its middle). One page of each is read (`--pages 1`). Memory is
-what the kernel calls resident, of each process, every two seconds; a process that shares pages counts them as its own.
+pages, drawn at 72 dpi) and one is broken (a PDF cut off in its middle). One page of each is read (`--pages 1`). Memory
+is what the kernel calls resident, of each process, every two seconds; what processes share counts for each of them.
 """
 
 from __future__ import annotations
@@ -109,9 +109,8 @@ def report(memory: dict[str, list[float]], seconds: float, code: int, out: Path)
         for line in part.read_text(encoding="utf-8").splitlines()[1:]
     ]
     pages = sum(not record["error"] for record in records)
-    print(
-        f"exit code {code}; {len(records)} records, {len(records) - pages} of them failures; {seconds:.0f} s of processors"
-    )
+    failures = len(records) - pages
+    print(f"exit code {code}; {len(records)} records, {failures} of them failures; {seconds:.0f} s of processors")
     print(f"{pages / seconds:.2f} pages per processor second")
     for kind, values in memory.items():
         quarter = max(1, len(values) // 4)

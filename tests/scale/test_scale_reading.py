@@ -70,10 +70,10 @@ def test_every_page_is_read_once_in_windows_across_files_and_never_again(engine,
 @pytest.mark.slow
 def test_what_is_likely_to_be_long_comes_first(engine, tmp_path, reading_set, monkeypatch):
     for number, letters in enumerate((1, 5, 2, 4, 3)):
-        write_page(tmp_path / "pile" / f"{number}.png", "i" * letters, 64 + number)
+        write_page(tmp_path / "pile" / f"{number}.png", "m" * letters, 128 + number)
     monkeypatch.setattr(engine, "batch_size", 8)  # more than there are
     _, _, windows = read(engine, [tmp_path / "pile"], tmp_path / "out", replace(reading_set, retry_flagged=False))
-    assert [width - 64 for width, _ in windows[0]] == [1, 3, 4, 2, 0]
+    assert [width - 128 for width, _ in windows[0]] == [1, 3, 4, 2, 0]
 
 
 @pytest.mark.slow
