@@ -18,7 +18,7 @@ from parsit.parse.ink import ink_mask
 from parsit.parse.open_page import OpenPage, Unit, page_of
 from parsit.parse.pages import PageImage
 from parsit.parse.reader import SECOND_TRY
-from parsit.parse.spans import length, runs
+from parsit.parse.spans import Flags, length, runs
 from parsit.types import GREEDY, Confidence, Generation, Page, ParsitError, Sampling, joined_confidence
 
 FAULTS = ("looping", "truncated", "upside_down")
@@ -145,7 +145,7 @@ def halves(image: Image.Image, across: bool) -> list[Image.Image]:
         across: cut between rows, else between columns.
     """
     size = image.height if across else image.width
-    is_empty = ~ink_mask(image).any(axis=1 if across else 0)
+    is_empty: Flags = ~ink_mask(image).any(axis=1 if across else 0)
     low, high = int(size * (0.5 - MIDDLE)), int(np.ceil(size * (0.5 + MIDDLE)))
     gaps = runs(is_empty[low:high])
     if not gaps:

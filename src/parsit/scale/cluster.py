@@ -9,7 +9,9 @@ apart, and its files go to other actors one by one, twice; what fails then becom
 from __future__ import annotations
 
 import json
+import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ from parsit.scale.keys import ReadingSet
 from parsit.scale.page_reading import record_of
 from parsit.scale.reading import PileReader, Progress, Reading
 from parsit.scale.store import Store
-from parsit.types import InputError, Page, UsageError
+from parsit.types import InputError, Page, ParsitError, UsageError
 
 BLOCK_FILES = 8
 PASSES = 3  # blocks; then single files, on two other actors
@@ -136,8 +138,8 @@ def _connected(cluster: Cluster) -> Any:
     """Ray, connected to the cluster."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        import ray
-        import ray.data
+        import ray  # pyright: ignore[reportMissingImports]  # it has an environment of its own
+        import ray.data  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError("--ray needs Ray: pip install parsit[ray]") from error
     if not ray.is_initialized():
@@ -197,6 +199,8 @@ def _answers(
     context.max_errored_blocks = -1  # a block whose actors die is missing among the answers, and the others go on
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*ray_remote_args", category=DeprecationWarning)
     items = [
         {"block": json.dumps({"number": n, "sources": list(map(asdict, block))})} for n, block in enumerate(blocks)
     ]
@@ -211,8 +215,14 @@ def _answers(
         max_task_retries=ACTOR_TASK_TRIES,
         **resources,
     )
-    for row in rows.iter_rows():
-        yield json.loads(row["answer"])
+    try:
+        for row in rows.iter_rows():
+            yield json.loads(row["answer"])
+    except ray.exceptions.RayError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ParsitError(
+            f"--ray: the cluster gave up: {reason}; what has been read is kept, start it again"
+        ) from error
 
 
 def _keep_failed(source: Source, reason: str, store: Store, reading: Reading) -> None:

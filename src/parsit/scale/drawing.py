@@ -221,7 +221,7 @@ def from_message(header: dict[str, Any], pixels: bytes) -> Drawn:
     def take(size: tuple[int, int]) -> Image.Image:
         nonlocal left
         count = size[0] * size[1] * 3
-        image = Image.frombytes("RGB", tuple(size), bytes(left[:count]))
+        image = Image.frombytes("RGB", (size[0], size[1]), bytes(left[:count]))
         left = left[count:]
         return image
 
