@@ -10,7 +10,7 @@ OLDEST_TRANSFORMERS := 4.53.2
 T ?= tests
 COVERAGE := $(if $(filter tests,$(T)),--cov --cov-report=term:skip-covered)
 
-.PHONY: setup demo test quick test-page test-compat check fix clean help chain bench-train gpu gpu-data bench-memory bench-data fuzz test-reliability teds-parity test-judges
+.PHONY: setup demo test quick test-page test-ray test-compat check fix clean help chain bench-train gpu gpu-data bench-memory bench-data fuzz test-reliability teds-parity test-judges
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -35,7 +35,7 @@ test: setup  ## run the tests, two at a time; T=tests/model: these alone
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(COVERAGE) $(T)
 
 quick: setup  ## run the tests that are neither slow nor start several processes, without coverage
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m 'not gpu and not browser and not external and not sweep and not slow and not dist' $(T)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m 'not gpu and not browser and not external and not sweep and not ray and not slow and not dist' $(T)
 
 $(COMPAT)/.ready: pyproject.toml constraints.txt
 	test -x $(COMPAT)/bin/python || $(PYTHON) -m venv $(COMPAT)
@@ -48,6 +48,17 @@ $(COMPAT)/.ready: pyproject.toml constraints.txt
 test-page: setup  ## the page of `parsit serve` in a real browser: Playwright is installed, a Chromium must be there
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'playwright>=1.50'
 	$(BIN)/python -m pytest -q -m browser tests/serve
+
+RAY_ENV := .venv-ray
+$(RAY_ENV)/.ready: pyproject.toml constraints.txt
+	test -x $(RAY_ENV)/bin/python || $(PYTHON) -m venv $(RAY_ENV)
+	$(RAY_ENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(RAY_ENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	  --editable '.[ray,parquet]' pytest pytest-timeout hypothesis
+	touch $@
+
+test-ray: $(RAY_ENV)/.ready  ## piles on a local cluster of Ray of three nodes, of which one is killed, in an environment of its own
+	$(RAY_ENV)/bin/python -m pytest -q -m ray tests/scale
 
 test-compat: setup $(COMPAT)/.ready  ## run model, processing and training tests under the oldest and the newest transformers, and load what the other saved
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q tests/model tests/processing tests/data tests/train
@@ -84,7 +95,7 @@ bench-data: setup  ## the data engine: index, packs, resuming, waiting; files co
 	$(BIN)/python benchmarks/convert.py
 
 test-reliability: setup  ## what is killed, filled, flipped and cut short, at every place (docs/reliability.md)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q -s -m 'sweep or not gpu' tests/reliability tests/cli/test_cli_train_processes.py
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q -s -m '(sweep or not gpu) and not ray' tests/reliability tests/scale tests/cli/test_cli_train_processes.py
 
 fuzz: setup  ## ten minutes of broken records, images and mixtures: only named errors may come out
 	$(BIN)/python tests/fuzz_data.py --minutes 10
@@ -119,4 +130,4 @@ teds-parity:  ## compute the published TEDS of tests/scores/data/teds.json again
 	build/teds/bin/python scripts/teds_parity.py tests/scores/data/teds.json
 
 clean:  ## remove environments and what was built; leaves runs/ alone
-	rm -rf $(VENV) $(COMPAT) build dist demo .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(COMPAT) $(RAY_ENV) build dist demo .pytest_cache .ruff_cache

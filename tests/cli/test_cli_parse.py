@@ -167,7 +167,7 @@ def test_several_files_on_stdout(run):
     [
         (["missing.pdf"], "missing.pdf: no such file"),
         (["corrupt.pdf"], "corrupt.pdf is a damaged PDF"),
-        ([".", "missing.pdf"], ". is a folder"),
+        (["corrupt.pdf", "missing.pdf"], "corrupt.pdf is a damaged PDF"),
         (["runner.py"], "runner.py is neither a PDF nor an image"),
         (["report.pdf", "--pages", "2-9"], "report.pdf has 3 pages; --pages asks for pages 4-9"),
         (["report.pdf", "--model", "nowhere"], "nowhere: no model there"),

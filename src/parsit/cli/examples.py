@@ -26,7 +26,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "parsit parse": (
         "parsit parse report.pdf --model runs/tiny --format md",
-        "parsit parse scans/*.png --model runs/tiny --out texts --format json",
+        "parsit parse scans/ --model runs/tiny --out texts --format jsonl",
     ),
     "parsit ask": (
         'parsit ask invoice.png "What is the total?" --model runs/tiny',

@@ -1,5 +1,7 @@
 """`parsit parse FILE…`: read PDFs and images into Markdown, JSON or text.
 
+Folders, globs, lists and archives are piles (`parsit.cli.pile`); this module reads files that are named.
+
 The command line, the output names and every file are checked before torch is imported, so what
 cannot work is said at once. With several files one failure does not stop the others. A result is
 written under another name beside its place and renamed, so a file that exists is whole.
@@ -24,6 +26,22 @@ FORMATS: dict[str, Callable[[Document], str]] = {
     "json": Document.to_json,
     "txt": Document.to_text,
 }
+# Each makes a pile of what is named, even of one file.
+PILE_FORMATS = ("jsonl", "parquet")
+PILE_OPTIONS = (
+    "tables",
+    "retry_flagged",
+    "text_layer",
+    "workers",
+    "batch_size",
+    "ray",
+    "actors",
+    "actor_cpus",
+    "actor_gpus",
+)
+GROUPS = {
+    "a pile: a folder, a 'glob', @LIST of names, a tar; or any of these options": PILE_OPTIONS,
+}
 MODEL_HELP = "folder of a trained model or of a run, or ORG/NAME[@REVISION] on the Hub"
 MIN_DPI, MAX_DPI = 10, 2400
 
@@ -39,11 +57,19 @@ class Job:
 
 def parser() -> Parser:
     """The verb's command line."""
-    p = Parser("parsit parse", "Read PDFs and images (PNG, JPEG, TIFF, WebP …) into Markdown, JSON or text.")
-    p.add_argument("files", nargs="+", metavar="FILE", help="PDF or image; its content says which")
+    p = Parser(
+        "parsit parse", "Read PDFs and images (PNG, JPEG, TIFF, WebP …) into Markdown, JSON or text.", groups=GROUPS
+    )
+    p.add_argument(
+        "files", nargs="+", metavar="FILE", help="PDF or image, by its content; for a pile, folders and such"
+    )
     p.add_argument("--model", required=True, metavar="MODEL", help=MODEL_HELP)
     p.add_argument("--pages", metavar="1-3,7", help="pages to read, of every file (default: all)")
-    p.add_argument("--format", choices=list(FORMATS), help="output format (default: by the suffix of --out, else md)")
+    p.add_argument(
+        "--format",
+        choices=[*FORMATS, *PILE_FORMATS],
+        help="output format (default: by the suffix of --out, else md); jsonl (Dolma's) and parquet are for piles",
+    )
     p.add_argument(
         "--out",
         metavar="PATH",
@@ -53,7 +79,31 @@ def parser() -> Parser:
     p.add_argument("--split", choices=["page", "lines"], help="what the model sees at a time (default: as trained)")
     p.add_argument("--max_new_tokens", type=int, help="most tokens per image (default: 4400 a page, 96 a line)")
     add_page_options(p)
+    add_pile_options(p)
     return p
+
+
+def add_pile_options(p: Parser) -> None:
+    """The options of piles; None: not given."""
+    p.add_argument(
+        "--tables", choices=["as-read", "markdown", "html"], help="how tables are written (default: as read)"
+    )
+    p.add_argument(
+        "--retry_flagged",
+        type=bool,
+        help="read again what loops, is cut or upside down: warmer, in smaller tiles, turned (default: true)",
+    )
+    p.add_argument(
+        "--text_layer",
+        choices=["auto", "never", "only"],
+        help="take pages of PDFs whose text layer says what they show (default: never); only: and read no picture",
+    )
+    p.add_argument("--workers", type=int, metavar="N", help="processes that draw pages ahead (default: by processors)")
+    p.add_argument("--batch_size", type=int, metavar="N", help="images that are read at a time (default: 8)")
+    p.add_argument("--ray", metavar="ADDRESS", help="read on a Ray cluster; auto: the one that is there")
+    p.add_argument("--actors", type=int, metavar="N", help="engines on the cluster (default: as many as fit)")
+    p.add_argument("--actor_cpus", type=float, metavar="X", help="processors of each (default: 2)")
+    p.add_argument("--actor_gpus", type=float, metavar="X", help="GPUs of each (default: 1, where the cluster has any)")
 
 
 def add_page_options(p: Parser) -> None:
@@ -66,6 +116,13 @@ def main(argv: list[str]) -> int:
     """Run the verb and return its exit code: 1 if a file or a page failed."""
     options = parser().parse_args(argv)
     check_page_options(options)
+    from parsit.scale.inputs import is_pile
+
+    is_for_piles = options.format in PILE_FORMATS or any(getattr(options, name) is not None for name in PILE_OPTIONS)
+    if is_for_piles or is_pile(options.files):
+        from parsit.cli.pile import read_pile
+
+        return read_pile(options)
     files = [Path(file) for file in options.files]
     check_target(options.out, len(files))
     suffix = output_format(options.format, options.out, len(files))

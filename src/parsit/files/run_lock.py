@@ -33,12 +33,13 @@ os.register_at_fork(after_in_child=_forget)
 
 
 @contextmanager
-def run_lock(output_dir: Path, say: Callable[[str], None]) -> Iterator[None]:
+def run_lock(output_dir: Path, say: Callable[[str], None], option: str = "--output_dir") -> Iterator[None]:
     """Hold the run's folder, which is made if need be; where nothing came into it, it is taken away again.
 
     Args:
         output_dir: the run's folder.
         say: told where the file system has no locks.
+        option: the flag that names the folder.
 
     Raises:
         InputError: another run holds it.
@@ -48,10 +49,10 @@ def run_lock(output_dir: Path, say: Callable[[str], None]) -> Iterator[None]:
     path = output_dir / LOCK_FILE
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        descriptor = _locked(path, say)
+        descriptor = _locked(path, say, option)
     except OSError as error:
         reason = error.strerror or error
-        raise ParsitError(f"{output_dir}: cannot be written: {reason}; name another --output_dir") from error
+        raise ParsitError(f"{output_dir}: cannot be written: {reason}; name another {option}") from error
     _held.add(descriptor)
     try:
         yield
@@ -65,7 +66,7 @@ def run_lock(output_dir: Path, say: Callable[[str], None]) -> Iterator[None]:
                 output_dir.rmdir()
 
 
-def _locked(path: Path, say: Callable[[str], None]) -> int:
+def _locked(path: Path, say: Callable[[str], None], option: str) -> int:
     """An open file that holds the lock. Raises `InputError`, `OSError`."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -81,7 +82,7 @@ def _locked(path: Path, say: Callable[[str], None]) -> int:
                 raise
             raise InputError(
                 f"{path.parent}: another run is writing into it ({holder or 'it has just begun'}): wait for it or stop "
-                "it, or name another --output_dir"
+                f"it, or name another {option}"
             ) from error
         if _is_there(path, descriptor):
             os.ftruncate(descriptor, 0)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 
 from PIL import Image
 
-from parsit.parse.lines import Box
-from parsit.parse.pages import PageImage
-from parsit.parse.upright import ought_to_stand
+from parsit.parse.lines import Box, line_pieces
+from parsit.parse.pages import PageError, PageFile, PageImage
+from parsit.parse.upright import hangs, ought_to_stand
 from parsit.types import Generation, Line, Page, joined_confidence
 
 
@@ -65,6 +66,7 @@ class OpenPage:
     error: str = ""
     hangs: bool = False  # what its ink says of it; see `parsit.parse.upright`
     units: list[Unit] = field(default_factory=list)
+    image: Image.Image | None = None  # of a page that hangs, for who would turn it
 
     @property
     def is_done(self) -> bool:
@@ -89,6 +91,55 @@ class OpenPage:
             confidence=joined_confidence(readings),
             lines=lines,
         )
+
+
+def open_page(
+    file: PageFile, number: int, max_line_aspect: float | None, on_drawn: Callable[[PageImage], None] | None = None
+) -> OpenPage:
+    """Draw a page and cut it into what is read in one go.
+
+    Args:
+        file: where it stands.
+        number: from 1.
+        max_line_aspect: the most times its height that a piece of a line is wide; None: the page is read as a whole.
+        on_drawn: told of the picture.
+
+    Raises:
+        PageError: it cannot be drawn.
+    """
+    started = perf_counter()
+    drawn = file.page(number)
+    if on_drawn:
+        on_drawn(drawn)
+    page = page_of(drawn, max_line_aspect)
+    page.seconds = perf_counter() - started
+    return page
+
+
+def failed_page(error: PageError) -> OpenPage:
+    """A page that could not be drawn."""
+    return OpenPage(error.number, error=error.reason)
+
+
+def page_of(drawn: PageImage, max_line_aspect: float | None) -> OpenPage:
+    """A picture cut into what is read in one go; see `open_page`."""
+    page = OpenPage(drawn.number, drawn.image.size, drawn.flags)
+    page.units = _units(page, drawn, max_line_aspect)
+    page.hangs = bool(page.units) and hangs(drawn.image)
+    page.image = drawn.image if page.hangs else None
+    return page
+
+
+def _units(page: OpenPage, drawn: PageImage, max_line_aspect: float | None) -> list[Unit]:
+    if "blank" in drawn.flags:
+        return []
+    if max_line_aspect is None:
+        return [Unit(page, 0, drawn.image, box=None)]
+    lines = line_pieces(drawn.image, max_aspect=max_line_aspect)
+    if not lines:
+        page.flags += ("no_lines",)
+    pieces = [(box, box is line[-1]) for line in lines for box in line]
+    return [Unit(page, number, drawn.image.crop(box), box, ends_line) for number, (box, ends_line) in enumerate(pieces)]
 
 
 def _lines(units: Sequence[Unit]) -> Iterator[list[Unit]]:

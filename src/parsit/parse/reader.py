@@ -18,11 +18,9 @@ from typing import Any, Literal, Protocol
 
 from PIL import Image
 
-from parsit.parse.lines import line_pieces
-from parsit.parse.open_page import Listener, OpenPage, TextDelta, Unit
-from parsit.parse.pages import DEFAULT_DPI, PageError, PageFile, PageImage, ReadingLimits
+from parsit.parse.open_page import Listener, OpenPage, TextDelta, Unit, failed_page, open_page
+from parsit.parse.pages import DEFAULT_DPI, PageError, PageFile, ReadingLimits
 from parsit.parse.selection import Selection, parse_selection
-from parsit.parse.upright import hangs
 from parsit.processing.images import Source, load_image
 from parsit.types import (
     GREEDY,
@@ -284,36 +282,12 @@ class _Reading:
         yield from (page.close() for page in open_pages)
 
     def _open(self, number: int) -> OpenPage:
-        """Draw a page and cut it into what is read in one go."""
-        started = perf_counter()
-        page = OpenPage(number)
         try:
-            drawn = self.file.page(number)
+            return open_page(self.file, number, self.max_line_aspect, self.listener.on_drawn)
         except PageError as error:
             if not self.keep_failed:
                 raise
-            page.error = error.reason
-        else:
-            page.size, page.flags = drawn.image.size, drawn.flags
-            if self.listener.on_drawn:
-                self.listener.on_drawn(drawn)
-            page.units = self._units(page, drawn)
-            page.hangs = bool(page.units) and hangs(drawn.image)
-        page.seconds = perf_counter() - started
-        return page
-
-    def _units(self, page: OpenPage, drawn: PageImage) -> list[Unit]:
-        if "blank" in drawn.flags:
-            return []
-        if self.max_line_aspect is None:
-            return [Unit(page, 0, drawn.image, box=None)]
-        lines = line_pieces(drawn.image, max_aspect=self.max_line_aspect)
-        if not lines:
-            page.flags += ("no_lines",)
-        pieces = [(box, box is line[-1]) for line in lines for box in line]
-        return [
-            Unit(page, number, drawn.image.crop(box), box, ends_line) for number, (box, ends_line) in enumerate(pieces)
-        ]
+            return failed_page(error)
 
     def _read(self, units: list[Unit]) -> None:
         """Read a batch; if it fails, one by one, to find the page that is to blame."""

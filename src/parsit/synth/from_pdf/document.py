@@ -130,9 +130,30 @@ def _page(
     """One page with its quality. Raises `DataFault` with the reason for refusing it, `WorkerError` if it fails."""
     rng = Random(f"{settings.seed}/{source.digest}/{number}")
     dpi, prompt = rng.randint(*settings.dpi), rng.choice(READ_TEXT_PROMPTS)
+    page = judged_page(pdf, number, dpi, limits, settings.allow_scanned)
+    if page.quality < settings.min_quality:
+        raise DataFault("page-low-quality", f"a quality of {page.quality:.3f}, less than {settings.min_quality:g}")
+    path = f"images/{source.split}/{source.digest[:2]}/{source.digest[:16]}-{number:05}.png"
+    write_image(folder, path, _png(page.image))
+    glyphs = list(_glyphs(page.chars, page.chars.printed, page.image.size)) if settings.glyphs else None
+    return _Read(number, path, page.paragraphs, glyphs, prompt), page.quality
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedPage:
+    """A page whose text layer says what the picture shows: the upright picture, characters, paragraphs and quality."""
+
+    image: Image.Image
+    chars: Chars
+    paragraphs: list[Paragraph]
+    quality: float
+
+
+def judged_page(pdf: LayoutPdf, number: int, dpi: float, limits: ReadingLimits, allow_scanned: bool) -> JudgedPage:
+    """One page that passes every check. Raises `DataFault` with the reason for refusing it, `WorkerError`."""
     layout, quarters = upright(pdf.layout(number))
     layout = replace(layout, chars=join_accents(layout.chars))
-    judged = judge_text(layout, settings.allow_scanned)
+    judged = judge_text(layout, allow_scanned)
     quality, seen = _look(layout, quarters, judged, pdf, limits, number)
     chars = layout.chars.only(seen | ~layout.chars.printed)
     is_turned = judged.turned[seen | ~layout.chars.printed]
@@ -143,14 +164,9 @@ def _page(
     quality *= judged.quality * judge_words([word.text for word in words])
     if not quarters:  # PDFium tells of lines that run upwards in an order of its own
         quality *= judge_order(jumps(blocks), len(words))
-    if quality < settings.min_quality:
-        raise DataFault("page-low-quality", f"a quality of {quality:.3f}, less than {settings.min_quality:g}")
     paragraphs = paragraphs_of(blocks)
     paragraphs += [[[text]] for text in _turned_texts(chars, is_turned)]
-    path = f"images/{source.split}/{source.digest[:2]}/{source.digest[:16]}-{number:05}.png"
-    write_image(folder, path, _png(image))
-    glyphs = list(_glyphs(chars, chars.printed, image.size)) if settings.glyphs else None
-    return _Read(number, path, paragraphs, glyphs, prompt), quality
+    return JudgedPage(image, chars, paragraphs, quality)
 
 
 def _look(
