@@ -16,9 +16,10 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
 from parsit.processing.glyphs import GLYPHS
 from parsit.synth.records import LINE_PROMPT
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 VOCABULARY = 4096
 SPECIAL_TOKENS = [

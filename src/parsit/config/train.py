@@ -354,7 +354,8 @@ class TrainConfig(ModelArguments, DataArguments, TrainingArguments):
         """Refuse what a run without the language model's loss does not train."""
         if not self.glyph_loss_weight and not self.ctc_loss_weight:
             raise UsageError(
-                "--language_loss_weight 0 leaves nothing to learn from: add --glyph_loss_weight 1 or --ctc_loss_weight 1"
+                "--language_loss_weight 0 leaves nothing to learn from: "
+                "add --glyph_loss_weight 1 or --ctc_loss_weight 1"
             )
         if self.tunable_parts != ("mm_vision_tower",):
             raise UsageError(

@@ -120,7 +120,8 @@ def reader_crops(
         dpi: its resolution.
         owns: whether a text may be used.
         degrade: the level of damage.
-        rng, noise_rng: of the page.
+        rng: the page's, for what is drawn of it.
+        noise_rng: the page's, for noise.
     """
     pieces = [piece for piece in read_pieces(image, words) if owns(piece.text)]
     chosen = rng.sample(pieces, min(len(pieces), MAX_CROPS_PER_PAGE))

@@ -177,7 +177,7 @@ class Objective(nn.Module):
 
 
 def image_columns(features_NPD: torch.Tensor, plans: Sequence[ImagePlan]) -> list[torch.Tensor]:
-    """The features of each image's columns of patches, rows averaged, without the overview: `float[columns, D]` each."""
+    """The features of each image's columns of patches, rows averaged, without the overview: `float[columns, D]`."""
     side = round(features_NPD.shape[1] ** 0.5)
     columns, first = [], 0
     for plan in plans:

@@ -15,6 +15,7 @@ from parsit.data.faults import DataFault, Finding
 from parsit.data.importers.layout import words_in
 from parsit.parse.pages import ReadingLimits
 from parsit.parse.pdf import WorkerError
+from parsit.synth.crops import Word, reader_crops
 from parsit.synth.from_pdf.accents import join_accents
 from parsit.synth.from_pdf.gate import (
     JUDGED_DPI,
@@ -31,7 +32,6 @@ from parsit.synth.from_pdf.pdf import Chars, Flags, LayoutPdf, PageLayout, turn_
 from parsit.synth.from_pdf.settings import FromPdfSettings
 from parsit.synth.from_pdf.text import SOFT_HYPHEN, Paragraph, lines_of, paragraphs_of, written
 from parsit.synth.from_pdf.words import TextRun, pieces_of, words_and_chars
-from parsit.synth.crops import Word, reader_crops
 from parsit.synth.records import LINE_PROMPT, record, write_image
 from parsit.synth.render import Glyph
 from parsit.synth.split import SplitName
