@@ -243,7 +243,8 @@ class Run:
         """What all processes must know before the step: the counts of all, what was left out, what is asked."""
         mine = StepCounts.of(batches)
         counted = self._of_data([mine.supervised, mine.glyphs, mine.characters, len(findings)])
-        *counts, left_out = map(int, (summed := self.world.sum([*counted, *asked.as_numbers()]))[: len(counted)])
+        summed = self.world.sum([*counted, *asked.as_numbers()])
+        *counts, left_out = map(int, summed[: len(counted)])
         if left_out:
             self.left_out.add(step, self._all_findings(findings))
         return StepCounts(*counts), Asked.of(summed[len(counted) :])

@@ -94,11 +94,8 @@ class Objective(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
-        self.glyph_weight, self.ctc_weight, self.language_weight = (
-            glyph_loss_weight,
-            ctc_loss_weight,
-            language_loss_weight,
-        )
+        self.language_weight = language_loss_weight
+        self.glyph_weight, self.ctc_weight = glyph_loss_weight, ctc_loss_weight
         vision = model.config.vision_config
         shape = vision.hidden_size, vision.patch_size
         self.glyph_head = ColumnHead(*shape, NUM_CLASSES) if glyph_loss_weight else None
