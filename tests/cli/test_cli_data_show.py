@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,7 +56,8 @@ def test_the_page_shows_tiles_tokens_and_faults(folder, capsys):
 
 def test_the_picture_is_what_the_tower_gets_with_its_tiles_outlined(folder):
     out = folder / "page.html"
-    data_show.show([str(folder / "d.jsonl"), "--n", "1", "--out", str(out)])
+    tiled = str(Path(__file__).parents[1] / "tiled.yaml")
+    data_show.show([str(folder / "d.jsonl"), "--n", "1", "--out", str(out), "--model", tiled])
     uri = re.search(r'src="data:image/png;base64,([^"]+)"', out.read_text())[1]
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri))).convert("RGB")).astype(int)
     edge = np.abs(pixels - (214, 73, 51)).sum(-1) < 30

@@ -72,7 +72,10 @@ def test_check_has_the_flags_of_train_and_its_own():
 def test_presets_are_named():
     text = " ".join(help_of("train", "--help").split())
     names = "tiny, smol, qwen3-0.6b, qwen3-1.7b, qwen3-1.7b-native, qwen3-4b, qwen3-8b"
-    assert f"{names}, each with /finetune, /lora, /pretrain; also tiny/scratch; or an architecture's YAML file" in text
+    assert (
+        f"{names}, each with /finetune, /lora, /pretrain; also tiny/scratch, tiny/tower; or an architecture's YAML file"
+        in text
+    )
 
 
 class ParsedError(Exception):

@@ -58,8 +58,8 @@ def test_the_installed_wheel_runs_from_there(wheel, tmp_path):
     assert (tmp_path / "docs" / "synth.json").is_file(), made
     zero = "from parsit.config import ZERO_NAMES, zero_settings; print(*(zero_settings(n)['bf16'] for n in ZERO_NAMES))"
     assert run("-c", zero).count("auto") == 3
-    shipped = "from parsit import hf; print(len(hf.shipped_tokenizer('tiny')))"
-    assert run("-c", shipped).strip() == "4096"
+    shipped = "from parsit import hf; print(*(len(hf.shipped_tokenizer(name)) for name in ('tiny', 'characters')))"
+    assert run("-c", shipped).strip() == "4096 346"
     parsit = target / "bin" / "parsit"
     assert subprocess.run(
         [sys.executable, parsit, "--version"], env=environment, check=True, capture_output=True

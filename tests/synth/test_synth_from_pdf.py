@@ -16,6 +16,8 @@ import pytest
 import typst
 from PIL import Image
 
+from parsit.parse.lines import split_lines
+from parsit.parse.reader import MAX_LINE_ASPECT
 from parsit.synth.from_pdf import FromPdfSettings, make_from_pdfs
 from parsit.synth.from_pdf.order import reading_order
 from parsit.synth.from_pdf.run import source_of
@@ -341,6 +343,8 @@ def test_quality_below_the_limit(tmp_path, pdfs):
         ({"min_quality": 1.5}, UsageError, "--min_quality"),
         ({"workers": 0}, UsageError, "--workers"),
         ({"test_fraction": 0.6}, UsageError, "--test_fraction"),
+        ({"degrade": "light"}, UsageError, "--degrade is for --unit line"),
+        ({"unit": "line", "degrade": "much"}, UsageError, "--degrade must be one of none, light, full"),
         ({"folder": Path("/nowhere/at/all")}, InputError, "no such folder"),
         ({}, InputError, "no PDF in it"),
     ],
@@ -405,3 +409,35 @@ def test_words_across_a_narrow_gutter_are_not_one_line():
     assert [piece.text for piece in pieces_of(words)] == ["left end", "right"]
     drawn_on = [words[0], words[1], replace(words[2], number=2, last=2)]
     assert [piece.text for piece in pieces_of(drawn_on)] == ["left end right"]
+
+
+@pytest.mark.slow
+def test_lines_are_cut_as_the_reader_cuts_the_page_with_their_text(tmp_path, pdfs):
+    pages = settings(tmp_path, out=tmp_path / "pages", dpi=(150, 150))
+    crops = settings(tmp_path, out=tmp_path / "lines", dpi=(150, 150), unit="line")
+    pdfs(COLUMNS)
+    of_pages, counts = make_from_pdfs(pages), make_from_pdfs(crops)
+    made = lines(crops.out / "train.jsonl")
+    assert counts.pages == len(made) > 20
+    assert counts.mean_quality == of_pages.mean_quality
+    (page,) = (tmp_path / "pages").rglob("*.png")
+    with Image.open(page) as image:
+        boxes = split_lines(image.convert("RGB"), max_aspect=MAX_LINE_ASPECT)
+        pieces = {image.convert("RGB").crop(box).tobytes() for box in boxes}
+    words = set(" ".join(texts(pages.out).values()).split())
+    for record in made:
+        with Image.open(crops.out / record["image"]) as crop:
+            assert crop.convert("RGB").tobytes() in pieces
+        text = record["conversations"][1]["value"]
+        assert "".join(glyph[0] for glyph in record["glyphs"][0]) == text.replace(" ", "")
+    said = [word for record in made for word in record["conversations"][1]["value"].split()]
+    assert sum(word in words for word in said) > 0.9 * len(said)  # a long word may be cut
+    assert "Hinges" in said
+
+
+@pytest.mark.slow
+def test_lines_are_damaged_where_that_is_asked_for(tmp_path, pdfs):
+    chosen = settings(tmp_path, unit="line", degrade="full")
+    pdfs(COLUMNS)
+    make_from_pdfs(chosen)
+    assert {Path(record["image"]).suffix for record in lines(chosen.out / "train.jsonl")} == {".jpg"}

@@ -15,7 +15,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from parsit.parse.lines import split_lines
+from parsit.parse.reader import MAX_LINE_ASPECT
 from parsit.synth import SynthSettings, synthesise
+from parsit.synth.crops import text_of
+from parsit.synth.render import Glyph
 from parsit.synth.split import Fractions, normalise
 from parsit.types import InputError, UsageError
 from process_support import started, wait_until
@@ -276,3 +280,56 @@ def alive(pid: int) -> bool:
         return status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+@pytest.fixture(scope="module")
+def reader_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reader") / "set"
+    kinds = ("letter", "invoice", "form")
+    synthesise(SynthSettings(folder, 9, seed=2, unit="line", cut="reader", degrade="none", dpi=(110, 150), kinds=kinds))
+    return folder
+
+
+def test_crops_for_the_reader_are_what_parse_cuts_out_of_the_page(reader_run, tmp_path):
+    """The same page without damage, cut by the reader itself: every crop is one of its pieces, to the pixel."""
+    settings = SynthSettings(tmp_path / "page", 9, seed=2, degrade="none", dpi=(110, 150), tasks=("read",),
+                             kinds=("letter", "invoice", "form"))  # fmt: skip
+    synthesise(settings)
+    pieces = set()
+    for path in (tmp_path / "page" / "images" / "train").rglob("*.png"):
+        with Image.open(path) as page:
+            boxes = split_lines(page.convert("RGB"), max_aspect=MAX_LINE_ASPECT)
+            pieces |= {page.convert("RGB").crop(box).tobytes() for box in boxes}
+    made = records(reader_run, "train")
+    assert len(made) > 100
+    for record in made:
+        with Image.open(reader_run / record["image"]) as crop:
+            assert crop.convert("RGB").tobytes() in pieces
+
+
+def test_crops_for_the_reader_have_their_text_and_boxes(reader_run):
+    made = records(reader_run, "train")
+    joined = " ".join(answer(record) for record in made)
+    for record in made:
+        (glyphs,) = record["glyphs"]
+        assert "".join(glyph[0] for glyph in glyphs) == answer(record).replace(" ", "")
+        assert [glyph[1] for glyph in glyphs] == sorted(glyph[1] for glyph in glyphs)
+    assert any(len(answer(record)) > 18 for record in made)
+    assert joined.count(" ") > 200
+
+
+def test_turned_crops_for_the_reader_keep_the_whole_line(tmp_path):
+    settings = SynthSettings(tmp_path / "set", 2, unit="line", cut="reader", kinds=("letter",), dpi=(150, 150), seed=4)
+    synthesise(settings)
+    for record in records(tmp_path / "set", "train"):
+        with Image.open(tmp_path / "set" / record["image"]) as crop:
+            for _, x0, y0, x1, y1 in record["glyphs"][0]:
+                assert 0 <= y0 < y1 <= crop.height
+                assert 0 <= x0 < x1 <= crop.width
+
+
+def test_words_that_touch_are_one_and_others_are_apart():
+    def word(text, x0):
+        return [Glyph(letter, x0 + 10 * i, 0, x0 + 10 * i + 10, 20) for i, letter in enumerate(text)]
+
+    assert text_of([word("ab", 0), word("c", 20.5), word("d", 36)]) == "abc d"

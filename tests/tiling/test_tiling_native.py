@@ -72,18 +72,42 @@ def test_no_image_has_more_tokens_than_the_budget_nor_much_less_where_it_is_scal
         ({"mm_spatial_pool_stride": 0}, "mm_spatial_pool_stride is 0"),
         ({"mm_spatial_pool_mode": "median"}, "mm_spatial_pool_mode is 'median'"),
         ({"image_aspect_ratio": "anyres"}, "max_image_tokens is for image_aspect_ratio native"),
+        ({"image_height": 24}, "image_height is 24: it must be a multiple of a token's 16 pixels"),
+        ({"image_height": 0}, "image_height is 0: it must be a multiple"),
+        (
+            {"image_aspect_ratio": "anyres", "max_image_tokens": None, "image_height": 32},
+            "image_height is for image_aspect_ratio native: tiles have a size of their own",
+        ),
     ],
 )
 def test_choices_that_do_not_fit_are_refused_by_name(values, message):
     class Source:
         image_aspect_ratio, max_image_tokens, image_grid_pinpoints = "native", 100, "(1x1),...,(2x2)"
         mm_patch_merge_type, mm_spatial_pool_mode = "spatial_unpad", "average"
-        mm_spatial_pool_stride, mm_pixel_shuffle = 1, 2
+        mm_spatial_pool_stride, mm_pixel_shuffle, image_height = 1, 2, None
 
     for name, value in values.items():
         setattr(Source, name, value)
     with pytest.raises(ValueError, match=message):
         layout_of(Source, 32, 8)
+
+
+@pytest.mark.parametrize("height", [*range(9, 64), 100, 333, 1000])
+def test_with_a_height_every_line_has_the_same_rows_whatever_its_resolution(height):
+    layout = NativeLayout(16, 128, image_height=32)
+    for width in (1, height // 2 + 1, 5 * height, 9 * height):
+        plan = layout.plan(width, height)
+        assert plan.grid[1] == 2
+        assert 0 <= plan.resized[0] - width * 32 / height < 16 + 1e-6  # rounded up to whole patches
+        assert plan.num_tokens == 2 * (plan.grid[0] + 1)
+
+
+def test_what_is_too_long_for_its_height_is_scaled_down_to_the_budget():
+    layout = NativeLayout(16, 128, image_height=32)
+    assert layout.plan(63 * 16, 32).grid == (63, 2)
+    assert layout.plan(63 * 16 + 1, 32).num_tokens <= 128
+    assert layout.plan(2000, 20).grid == (100, 1)
+    assert layout.plan(1240, 1754).grid == (2, 2)  # a page: such a model reads lines
 
 
 def test_an_image_without_pixels_has_no_patches():

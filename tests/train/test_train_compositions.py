@@ -91,8 +91,8 @@ def plain_composition(folder: Path, tower: str, decoder: str, model, batch):
 @pytest.mark.parametrize(("tower", "decoder"), COMBINATIONS, ids=["+".join(pair) for pair in COMBINATIONS])
 def test_a_combination_is_composed_trained_saved_and_read_again(folder, tmp_path, tower, decoder):
     flags = {"vision_tower": folder / tower, "model_name_or_path": folder / decoder, **PLAIN, "packing": True}
-    flags |= {"max_steps": 2, "dataloader_num_workers": 0, "optim": "adamw", "model_max_length": 256}
-    config = TrainConfig.from_preset("tiny/finetune", data=folder / "d.jsonl", output_dir=tmp_path / "run", **flags)
+    flags |= {"max_steps": 2, "dataloader_num_workers": 0, "optim": "adamw", "model_max_length": 256, "bf16": "false"}
+    config = TrainConfig.from_preset("smol/finetune", data=folder / "d.jsonl", output_dir=tmp_path / "run", **flags)
     samples = [sample.turns for sample in read_files([folder / "d.jsonl"], None)]
     said, seen = [], []
 

@@ -35,6 +35,7 @@ WHOLE = {"per_device_train_batch_size": 2, "max_steps": STEPS, "save_steps": STE
 # One sample each: what two ranks compute at the same time differs in modality, length, and whether it is there at all.
 SINGLE = {"per_device_train_batch_size": 1, "max_steps": 14, "save_steps": 14, "learning_rate": 1e-3,
           "max_bad_fraction": 0.5}  # fmt: skip
+TOWER_ALONE = {"mm_tunable_parts": "mm_vision_tower", "language_loss_weight": 0.0, "ctc_loss_weight": 1.0}
 HALVES = {
     "per_device_train_batch_size": 2,
     "max_steps": 6,
@@ -74,6 +75,8 @@ def seen(folder):
             runs.append({"name": f"whole-{name}", "flags": flags(name, WHOLE, 8), "listen": name == "fsdp"})
             native = flags(name, SINGLE, 2, gradient_checkpointing=name == "fsdp", max_steps=7)
             runs.append({"name": f"native-{name}", "flags": native, "start": str(folder / "native")})
+            tower = flags(name, SINGLE, 2, max_steps=7, **TOWER_ALONE)
+            runs.append({"name": f"tower-{name}", "flags": tower, "start": str(folder / "native")})
             if name == "fsdp":
                 each = flags(name, WHOLE, 8, fsdp_sync_each_batch=True)
                 runs.append({"name": "each-fsdp", "flags": each, "listen": True})
@@ -187,6 +190,17 @@ def test_ranks_that_differ_in_images_text_and_emptiness_do_not_hang_and_learn_th
     assert found[-1]["left_out"] == 1
     lists = [(folder / "out" / f"single-{which}" / "left_out.jsonl").read_text() for which in ("one", name)]
     assert lists[0] == lists[1]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_tower_that_learns_alone_from_lines_texts_learns_as_in_one_process(folder, seen, name):
+    """Projector and decoder run on no rank; on one there may be no image, or one without a text of its own."""
+    expected, found = (metrics(folder / "out" / f"tower-{which}") for which in ("one", name))
+    assert len(found) == 7
+    for one, two in zip(expected, found, strict=True):
+        assert abs(one["ctc_loss"] - two["ctc_loss"]) < 1e-5
+        assert abs(one["grad_norm"] - two["grad_norm"]) < 1e-4
+    assert any(entry["ctc_loss"] > 0 for entry in found)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

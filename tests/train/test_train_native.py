@@ -120,7 +120,7 @@ def composed(parts, tmp_path, preset, tower, **flags):
     return prepare(TrainConfig.from_preset(preset, output_dir=tmp_path, **flags), World(), dry=True)
 
 
-@pytest.mark.parametrize(("preset", "flags"), [("qwen3-1.7b-native", {}), ("tiny/finetune", NATIVE)])
+@pytest.mark.parametrize(("preset", "flags"), [("qwen3-1.7b-native", {}), ("smol/finetune", NATIVE)])
 def test_a_tower_of_native_resolution_joins_any_decoder(parts, tmp_path, preset, flags):
     run = composed(parts, tmp_path, preset, "tower", **flags)
     assert run.model.layout == run.processor.image_processor.layout
@@ -133,12 +133,12 @@ def test_a_tower_of_native_resolution_joins_any_decoder(parts, tmp_path, preset,
     ("preset", "tower", "flags", "message"),
     [
         (
-            "tiny/finetune",
+            "smol/finetune",
             "tower",
             {},
             "--image_aspect_ratio is anyres, but a tower of type siglip2_vision_model takes",
         ),
-        ("tiny/finetune", "tower", NATIVE | {"max_image_tokens": None}, "native needs --max_image_tokens"),
+        ("smol/finetune", "tower", NATIVE | {"max_image_tokens": None}, "native needs --max_image_tokens"),
         (
             "qwen3-1.7b-native",
             "of-tiles",

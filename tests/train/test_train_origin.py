@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
         ("tower", AutoModel, tiny.vision_config),
     ):
         auto.from_config(AutoConfig.for_model(**values)).save_pretrained(folder / name)
-    hf.shipped_tokenizer("tiny").save_pretrained(folder / "lm")
+    hf.shipped_tokenizer("characters").save_pretrained(folder / "lm")
     result = fit(config_of(folder, "tiny/scratch", folder / "run", **QUICK))
     model = hf.load_model(result.checkpoint)
     layers = {f"model.mm_projector.{name}": value for name, value in model.mm_projector.state_dict().items()}

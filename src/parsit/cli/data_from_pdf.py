@@ -27,7 +27,7 @@ def from_pdf(argv: list[str]) -> int:
     seconds = time.monotonic() - started
     splits = ", ".join(f"{name} {count}" for name, count in counts.pages_by_split.items())
     print(
-        f"{counts.pages} pages ({splits}) from {counts.pdfs} PDFs in {seconds:.1f} s"
+        f"{counts.pages} {settings.unit}s ({splits}) from {counts.pdfs} PDFs in {seconds:.1f} s"
         f" ({counts.pages / seconds:.1f} pages/s), mean quality {counts.mean_quality:.3f}: {settings.out}"
     )
     if counts.findings:
@@ -39,6 +39,7 @@ def from_pdf(argv: list[str]) -> int:
 def parse(argv: list[str]) -> FromPdfSettings:
     """The options of `parsit data from-pdf`."""
     from parsit.cli.data_synth import parse_range
+    from parsit.synth.degrade import LEVELS
     from parsit.synth.from_pdf import FromPdfSettings
 
     parser = Parser("parsit data from-pdf", "Make page images with their text from the PDFs below DIR.")
@@ -47,7 +48,9 @@ def parse(argv: list[str]) -> FromPdfSettings:
     option("--out", metavar="DIR", required=True, help="folder to make; must not exist")
     option("--dpi", default="96-200", metavar="LOW-HIGH", help="range of resolutions, or one")
     option("--pages_per_pdf", type=int, metavar="N", help="at most N pages of one PDF, chosen by the seed")
-    option("--glyphs", action="store_true", help="record every character's box")
+    option("--unit", choices=("page", "line"), default="page", help="pages, or their lines as parsit parse cuts them")
+    option("--degrade", choices=LEVELS, default="none", help="scanner damage of each line (unit line)")
+    option("--glyphs", action="store_true", help="record every character's box (unit line always does)")
     option("--validation_fraction", type=float, default=0.05, metavar="F", help="share of the PDFs for validation")
     option("--test_fraction", type=float, default=0.05, metavar="F", help="share of the PDFs for test")
     option("--seed", type=int, default=0, metavar="S", help="the same seed and PDFs give the same bytes")

@@ -37,6 +37,7 @@ def synth(argv: list[str]) -> int:
 def parse_synth(argv: list[str]) -> SynthSettings:
     """The options of `parsit data synth`."""
     from parsit.synth.content import KINDS
+    from parsit.synth.crops import CUTS
     from parsit.synth.settings import SynthSettings
 
     parser = Parser("parsit data synth", "Make documents from scratch, with exact ground truth, as a data set in DIR.")
@@ -49,7 +50,8 @@ def parse_synth(argv: list[str]) -> SynthSettings:
     option("--tasks", default="read,fields,qa", metavar="LIST", help="records per page (unit page): read,fields,qa")
     option("--dpi", default="96-200", metavar="LOW-HIGH", help="range of resolutions")
     option("--degrade", choices=("none", "light", "full"), default="full", help="scanner damage")
-    option("--max_chars", type=int, default=24, metavar="N", help="longest crop in characters (unit line)")
+    option("--cut", choices=CUTS, default="words", help="cut lines at words, or as parsit parse cuts them (unit line)")
+    option("--max_chars", type=int, default=24, metavar="N", help="longest crop in characters (cut words)")
     option("--glyphs", action="store_true", help="record every character's box (unit line always does)")
     option("--validation_fraction", type=float, default=0.05, metavar="F", help="share of validation")
     option("--test_fraction", type=float, default=0.05, metavar="F", help="share of test")

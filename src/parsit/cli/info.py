@@ -33,7 +33,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--vision_tower", metavar="MODEL", help="Hub id or folder of a SigLIP tower, of any shape")
     parser.add_argument("--model_name_or_path", metavar="MODEL", help="Hub id or folder of a decoder, of any shape")
     for name in MULTIMODAL_FLAGS:
-        number = name in ("mm_vision_select_layer", "mm_spatial_pool_stride", "mm_pixel_shuffle", "max_image_tokens")
+        number = name in (
+            "mm_vision_select_layer",
+            "mm_spatial_pool_stride",
+            "mm_pixel_shuffle",
+            "max_image_tokens",
+            "image_height",
+        )
         parser.add_argument(f"--{name}", type=int if number else str, help="as in `parsit train`")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)

@@ -66,6 +66,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "double_quant",
         "quant_type",
         "glyph_loss_weight",
+        "ctc_loss_weight",
+        "language_loss_weight",
     ),
     "optimizer": (
         "learning_rate",

@@ -27,6 +27,7 @@ MULTIMODAL_FLAGS = (
     "mm_spatial_pool_mode",
     "mm_pixel_shuffle",
     "max_image_tokens",
+    "image_height",
 )
 PROCESSING_FLAGS = ("mm_use_im_start_end", "mm_use_im_patch_token")
 # The preset that a file of one's own changes where it names none, and that parts are joined as where none is named.

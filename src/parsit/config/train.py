@@ -46,6 +46,8 @@ class ModelArguments:
         mm_spatial_pool_mode: average, max or bilinear.
         mm_pixel_shuffle: side of the square of patches joined into one token, before the projector.
         max_image_tokens: with native, the most tokens of an image, row ends included; a larger one is scaled down.
+        image_height: with native, the height in pixels that every image is scaled to, for models that read lines; by
+            default an image keeps its size.
         mm_use_im_start_end: put <|vision_start|> and <|vision_end|> around each image.
         mm_use_im_patch_token: add the tokens of the chat format that a tokenizer lacks, the image tokens among them, as
             is done by default; false: refuse such a tokenizer.
@@ -77,6 +79,7 @@ class ModelArguments:
     mm_spatial_pool_mode: str | None = None
     mm_pixel_shuffle: int | None = None
     max_image_tokens: int | None = None
+    image_height: int | None = None
     mm_use_im_start_end: bool | None = None
     mm_use_im_patch_token: bool | None = None
     mm_tunable_vision_layers: str | None = None
@@ -168,6 +171,10 @@ class TrainingArguments:
         max_grad_norm: clip gradients to this norm; 0: do not clip.
         glyph_loss_weight: weight of the loss that asks each patch which glyphs lie in it, on data with glyph boxes;
             0: off.
+        ctc_loss_weight: weight of the loss that asks the tower's columns for the text of a line (CTC), on images of one
+            line without glyph boxes.
+        language_loss_weight: weight of the language model's loss; 0: the tower learns from glyph and CTC loss alone,
+            projector and language model do not run; needs --mm_tunable_parts mm_vision_tower.
         bf16: compute in bfloat16: auto (where the machine is made for it), true or false.
         attn_implementation: attention of tower and language model: sdpa (torch's kernels, for packed rows its
             variable-length one), eager (plain matrix products, to compare with), or flash_attention_2 (the package
@@ -218,6 +225,8 @@ class TrainingArguments:
     adam_epsilon: float = 1e-8
     max_grad_norm: float = 1.0
     glyph_loss_weight: float = 0.0
+    ctc_loss_weight: float = 0.0
+    language_loss_weight: float = 1.0
     bf16: Literal["auto", "true", "false"] = "auto"
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     tf32: Literal["auto", "true", "false"] = "auto"
@@ -295,8 +304,9 @@ class TrainConfig(ModelArguments, DataArguments, TrainingArguments, SavingArgume
         not_negative += ("sample_steps", "num_processes", "max_eval_samples", "hang_timeout")
         for name in (*not_negative, "max_tiles_per_pack"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        for name in ("weight_decay", "max_grad_norm", "glyph_loss_weight", "max_hours"):
+        for name in ("weight_decay", "max_grad_norm", "glyph_loss_weight", "ctc_loss_weight", "language_loss_weight"):
             _require(0 <= getattr(self, name) < inf, name, getattr(self, name), "0 or more")
+        _require(0 <= self.max_hours < inf, "max_hours", self.max_hours, "0 or more")
         for name in ("warmup_ratio", "min_lr_ratio", "max_bad_fraction"):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
         for name in ("adam_beta1", "adam_beta2", "lora_dropout", "ema_decay"):
@@ -339,10 +349,25 @@ class TrainConfig(ModelArguments, DataArguments, TrainingArguments, SavingArgume
         if self.ema_decay and self.deepspeed:
             raise UsageError("--ema_decay and --deepspeed cannot be combined: the weights in fp32 are in DeepSpeed's "
                              "own buffers; use --fsdp true, which shards as much")  # fmt: skip
+        if not self.language_loss_weight:
+            self._require_tower_alone()
         for name in ("mm_tunable_vision_layers", "gradient_checkpointing_layers"):
             layer_range(getattr(self, name), name)
         if self.data is not None:  # else these are not a run's settings yet
             self.require_measured(self.eval_data, self.sample_steps)
+
+    def _require_tower_alone(self) -> None:
+        """Refuse what a run without the language model's loss does not train."""
+        if not self.glyph_loss_weight and not self.ctc_loss_weight:
+            raise UsageError(
+                "--language_loss_weight 0 leaves nothing to learn from: "
+                "add --glyph_loss_weight 1 or --ctc_loss_weight 1"
+            )
+        if self.tunable_parts != ("mm_vision_tower",):
+            raise UsageError(
+                "--language_loss_weight 0 trains the tower alone: projector and language model do not run; "
+                "use --mm_tunable_parts mm_vision_tower"
+            )
 
     def to_yaml(self) -> str:
         """All values, in the order of the fields."""

@@ -39,8 +39,11 @@ class Loaded:
 class SampleDataset(Dataset):
     """Samples as `Features`, or a finding about the one that cannot be read."""
 
-    def __init__(self, data: DataSet, processor: ParsitProcessor, with_glyphs: bool) -> None:
-        self.data, self.processor, self.with_glyphs = data, processor, with_glyphs
+    def __init__(
+        self, data: DataSet, processor: ParsitProcessor, with_glyphs: bool = False, with_line_texts: bool = False
+    ) -> None:
+        self.data, self.processor = data, processor
+        self.targets = {"with_glyphs": with_glyphs, "with_line_texts": with_line_texts}
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -52,7 +55,7 @@ class SampleDataset(Dataset):
         try:
             sample = self.data.samples[number]
             place, name = sample.place, sample.id
-            features = self.processor.encode(sample.turns, with_glyphs=self.with_glyphs)
+            features = self.processor.encode(sample.turns, **self.targets)
         except DataFault as fault:
             return Finding(fault.code, fault.place or place, fault.detail, name)
         except InputError as error:
@@ -120,6 +123,7 @@ class Loader:
         num_workers: processes; 0: this one.
         prefetch_factor: batches that each worker holds ready.
         with_glyphs: make glyph targets as well.
+        with_line_texts: make targets of the lines' texts as well.
         rank: this process.
         world_size: processes in all.
     """
@@ -135,10 +139,11 @@ class Loader:
         num_workers: int = 0,
         prefetch_factor: int = 2,
         with_glyphs: bool = False,
+        with_line_texts: bool = False,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.dataset = SampleDataset(data, processor, with_glyphs)
+        self.dataset = SampleDataset(data, processor, with_glyphs, with_line_texts)
         self.collate = _Collate(processor.chat_tokens.pad, packed)
         self.plan, self.last_step = plan, last_step
         self.num_workers, self.prefetch_factor = num_workers, prefetch_factor

@@ -32,7 +32,7 @@ class ParsitConfig(PretrainedConfig):
             Layers behind it are not built.
         image_aspect_ratio, image_grid_pinpoints, mm_patch_merge_type, mm_spatial_pool_stride,
         mm_spatial_pool_mode, mm_pixel_shuffle: see `parsit.tiling.ImageLayout`.
-        max_image_tokens: with `image_aspect_ratio` native, see `parsit.tiling.NativeLayout`.
+        max_image_tokens, image_height: with `image_aspect_ratio` native, see `parsit.tiling.NativeLayout`.
 
     Raises:
         ValueError: values that do not fit each other.
@@ -57,6 +57,7 @@ class ParsitConfig(PretrainedConfig):
         mm_spatial_pool_mode: str = "bilinear",
         mm_pixel_shuffle: int = 1,
         max_image_tokens: int | None = None,
+        image_height: int | None = None,
         **kwargs: Any,
     ) -> None:
         self.vision_config = _sub_config(vision_config, "siglip_vision_model")
@@ -71,6 +72,7 @@ class ParsitConfig(PretrainedConfig):
         self.mm_spatial_pool_mode = mm_spatial_pool_mode
         self.mm_pixel_shuffle = mm_pixel_shuffle
         self.max_image_tokens = max_image_tokens
+        self.image_height = image_height
         kwargs["tie_word_embeddings"] = self.text_config.tie_word_embeddings
         super().__init__(**kwargs)
         self._require_fitting_tower()

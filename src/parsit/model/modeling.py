@@ -157,10 +157,10 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: the tiles are not those that images of these sizes have.
         """
-        return self._merge(vision_features_NPD, self._plans(image_sizes, vision_features_NPD.shape[0]))
+        return self._merge(vision_features_NPD, self.plans(image_sizes, vision_features_NPD.shape[0]))
 
-    def _plans(self, image_sizes: torch.Tensor, num_tiles: int) -> list[ImagePlan]:
-        """The plans of images that have `num_tiles` tiles in all."""
+    def plans(self, image_sizes: torch.Tensor, num_tiles: int) -> list[ImagePlan]:
+        """The plans of images that have `num_tiles` tiles in all. Raises `ValueError`: they have not."""
         plans = [self.layout.plan(width, height) for height, width in image_sizes.tolist()]
         expected = sum(plan.num_tiles for plan in plans)
         if expected != num_tiles:
@@ -215,7 +215,7 @@ class ParsitForConditionalGeneration(PreTrainedModel, GenerationMixin):
             return embeds_BTD, None
         if image_sizes is None:
             raise ValueError("pixel_values without image_sizes: pass both, as the processor gives them")
-        plans = self._plans(image_sizes, pixel_values.shape[0])
+        plans = self.plans(image_sizes, pixel_values.shape[0])
         vision_features_NPD = self.encode_tiles(pixel_values, plans)
         tokens_MD = self._merge(vision_features_NPD, plans)
         _check_same_number(num_placeholders, tokens_MD.shape[0])

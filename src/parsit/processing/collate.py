@@ -23,6 +23,8 @@ class Batch:
     `image_sizes`: `int[images, 2]`, (height, width), or None. `glyph_targets`: `int[N, P, slots]` or None.
     `image_positions`, `label_positions`: `int[M]`, `int[N]`, where the flattened `input_ids` have image tokens, and
     where the next token has a label: known here, they need not be looked for on a GPU.
+    `line_texts`: `int[characters]`, the texts of all images one after another, `line_lengths`: `int[images]`, their
+    lengths, or None.
     Padded: `attention_mask`: `int[B, T]`, 0 for padding. Packed: B is 1, `position_ids`: `int[1, T]` begins again
     with each conversation, and `cu_seq_lens`: `int32[conversations + 1]` says where each begins and the last ends.
     """
@@ -35,6 +37,8 @@ class Batch:
     scale: PixelScale | None
     image_sizes: torch.Tensor | None
     glyph_targets: torch.Tensor | None = None
+    line_texts: torch.Tensor | None = None
+    line_lengths: torch.Tensor | None = None
     attention_mask: torch.Tensor | None = None
     position_ids: torch.Tensor | None = None
     cu_seq_lens: torch.Tensor | None = None
@@ -62,7 +66,7 @@ class Batch:
         moved = {
             name: value.to(device, non_blocking=True)
             for name, value in values.items()
-            if isinstance(value, torch.Tensor) and name not in ("cu_seq_lens", "image_sizes")
+            if isinstance(value, torch.Tensor) and name not in ("cu_seq_lens", "image_sizes", "line_lengths")
         }
         return replace(self, **moved)
 
@@ -143,9 +147,12 @@ def _positions(features: Sequence[Features], firsts: Sequence[int], labels: torc
 def _image_tensors(features: Sequence[Features]) -> dict[str, Any]:
     pixels = [item.pixels for item in features if item.pixels is not None]
     glyphs = [item.glyph_targets for item in features if item.glyph_targets is not None]
+    texts = [text for item in features for text in item.line_texts or ()]
     return {
         "pixels": torch.cat(pixels) if pixels else None,
         "scale": features[0].scale if features else None,
         "image_sizes": torch.cat([item.image_sizes for item in features]) if pixels else None,
         "glyph_targets": torch.cat(glyphs) if glyphs else None,
+        "line_texts": torch.cat(texts) if texts else None,
+        "line_lengths": torch.tensor([len(text) for text in texts]) if texts else None,
     }

@@ -1,4 +1,4 @@
-"""Glyph boxes to targets for the tower's patches: which character stands where in each patch.
+"""Targets for the tower's patches: which character stands where in each, or which characters stand on the line.
 
 A small tower trained from scratch with the language-model loss alone does not begin to read for
 tens of thousands of images: the signal has to find its way through the decoder first. Where the
@@ -6,6 +6,9 @@ characters' boxes are known, each patch can be asked directly. A patch is divide
 about `SLOT_WIDTH` pixels, and each column's target is the character over its middle, so that order
 within a patch counts; a column where nothing stands is blank, and one that only grazes a line is
 not asked.
+
+Where there are no boxes, as in scans that somebody has copied out, a line's text is enough: its characters are asked of
+the same columns from left to right, wherever they are (`text_classes`, for a CTC loss).
 """
 
 from __future__ import annotations
@@ -25,6 +28,9 @@ NOT_ASKED = -100
 # Printable ASCII and the characters that European documents add; any other glyph is OTHER.
 GLYPHS = "".join(map(chr, range(33, 127))) + "äöüÄÖÜßéèêëàâçîïôûùñáíóúåøæ€£¥–—“”‘’„«»•·°§±×÷½¼²³µ©®™…"
 NUM_CLASSES = 2 + len(GLYPHS)
+# In a line's text there are spaces as well; in patches they are blank.
+SPACE = NUM_CLASSES
+NUM_TEXT_CLASSES = NUM_CLASSES + 1
 
 _CLASS_OF = {glyph: index + 2 for index, glyph in enumerate(GLYPHS)}
 # A glyph counts as in a patch row when it fills this share of the row (or the row this share of it).
@@ -74,6 +80,12 @@ def glyph_targets(glyphs: Sequence[GlyphBox], size: tuple[int, int], layout: Lay
     if plan.grid == (0, 0) or not plan.overview:
         return tiles
     return torch.cat([torch.full_like(tiles[:1], NOT_ASKED), tiles])
+
+
+def text_classes(text: str) -> torch.Tensor:
+    """The classes of a line's characters, `int[L]`; white space of any length is one `SPACE`, at the ends none."""
+    classes = [SPACE if character == " " else _CLASS_OF.get(character, OTHER) for character in " ".join(text.split())]
+    return torch.tensor(classes, dtype=torch.long)
 
 
 def _overlap(y0: float, y1: float, row: int, patch_size: int) -> float:

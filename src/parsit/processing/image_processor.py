@@ -50,7 +50,8 @@ class ParsitImageProcessor(BaseImageProcessor):
     """Cuts images into normalised tiles.
 
     Args: those of `parsit.tiling.ImageLayout`, with the same meaning, and
-        max_image_tokens: with `image_aspect_ratio` native, see `parsit.tiling.NativeLayout`; `image_size` is not used.
+        max_image_tokens, image_height: with `image_aspect_ratio` native, see `parsit.tiling.NativeLayout`; `image_size`
+            is not used.
         image_mean, image_std: per channel, for values between 0 and 1; SigLIP's are 0.5.
 
     Padding has the colour of `image_mean`, so that it is zero for the tower (as LLaVA pads in
@@ -70,6 +71,7 @@ class ParsitImageProcessor(BaseImageProcessor):
         mm_spatial_pool_mode: str = "bilinear",
         mm_pixel_shuffle: int = 1,
         max_image_tokens: int | None = None,
+        image_height: int | None = None,
         image_mean: Sequence[float] = (0.5, 0.5, 0.5),
         image_std: Sequence[float] = (0.5, 0.5, 0.5),
         **kwargs: Any,
@@ -84,6 +86,7 @@ class ParsitImageProcessor(BaseImageProcessor):
         self.mm_spatial_pool_mode = mm_spatial_pool_mode
         self.mm_pixel_shuffle = mm_pixel_shuffle
         self.max_image_tokens = max_image_tokens
+        self.image_height = image_height
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
 

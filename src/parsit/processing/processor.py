@@ -29,7 +29,7 @@ from parsit.processing.chat import (
     end_of_turn,
 )
 from parsit.processing.chat import chat_template as parsit_chat_template
-from parsit.processing.glyphs import NOT_ASKED, glyph_targets
+from parsit.processing.glyphs import NOT_ASKED, glyph_targets, text_classes
 from parsit.processing.image_processor import ParsitImageProcessor, PixelScale
 from parsit.processing.images import image_size, load_image
 from parsit.tiling import Layout
@@ -47,7 +47,8 @@ class Features:
     `pixels`: `uint8[N, 3, S, S]`, tiles (under native resolution patches), or None without images; `scale` makes the
     tower's numbers of them.
     `image_sizes`: `int[images, 2]`, (height, width). `glyph_targets`: `int[N, P, slots]`, see
-    `parsit.processing.glyphs`, or None where they were not asked for.
+    `parsit.processing.glyphs`, or None where they were not asked for. `line_texts`: for each image the classes of the
+    characters on it, `int[L]`, none where it is not said which image a text belongs to; None likewise.
     """
 
     input_ids: torch.Tensor
@@ -57,6 +58,7 @@ class Features:
     scale: PixelScale
     image_sizes: torch.Tensor
     glyph_targets: torch.Tensor | None = None
+    line_texts: tuple[torch.Tensor, ...] | None = None
 
     @property
     def pixel_values(self) -> torch.Tensor | None:
@@ -159,13 +161,20 @@ class ParsitProcessor(ProcessorMixin):
         (length,) = count_chats([turns], [[plan.num_tokens for plan in plans]], self.tokenizer, self.chat_tokens)
         return length, sum(plan.num_tiles for plan in plans)
 
-    def encode(self, turns: Sequence[Turn], add_generation_prompt: bool = False, with_glyphs: bool = False) -> Features:
+    def encode(
+        self,
+        turns: Sequence[Turn],
+        add_generation_prompt: bool = False,
+        with_glyphs: bool = False,
+        with_line_texts: bool = False,
+    ) -> Features:
         """One conversation to tensors.
 
         Args:
             turns: the conversation.
             add_generation_prompt: end with the start of an assistant's turn.
             with_glyphs: also make targets of the images' glyph boxes.
+            with_line_texts: also make targets of what is answered about an image, for images of one line.
 
         Raises:
             InputError: an image that cannot be read.
@@ -184,6 +193,7 @@ class ParsitProcessor(ProcessorMixin):
             scale=self.image_processor.scale,
             image_sizes=torch.tensor([[image.height, image.width] for image in images]).view(-1, 2),
             glyph_targets=_glyph_targets(references, images, layout) if with_glyphs and images else None,
+            line_texts=_line_texts(turns) if with_line_texts and images else None,
         )
 
     def __call__(  # type: ignore[override]
@@ -289,6 +299,14 @@ def _glyph_targets(references: Sequence[ImageRef], images: Sequence[Image.Image]
         target = glyph_targets(reference.glyphs, image.size, layout)
         targets.append(target if reference.glyphs else torch.full_like(target, NOT_ASKED))
     return torch.cat(targets)
+
+
+def _line_texts(turns: Sequence[Turn]) -> tuple[torch.Tensor, ...]:
+    """The classes of the text on each image, where one image and one answer belong together; none elsewhere."""
+    images = [image for turn in turns for image in turn.images]
+    answers = [turn.text for turn in turns if turn.role == "assistant"]
+    is_known = len(images) == len(answers) == 1
+    return tuple(text_classes(answers[0] if is_known else "") for _ in images)
 
 
 def turns_of_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]:

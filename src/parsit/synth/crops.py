@@ -1,26 +1,40 @@
 """Short crops of a page: pieces of text lines, table cells and field values, with their glyph boxes.
 
-Decides to cut at white space only, never longer than a number of characters, and to damage each crop
-on its own: a page is typeset once but looks different in every crop, which is what a model trained
+Two ways of cutting. `words` cuts at white space only, never longer than a number of characters. `reader` cuts where
+`parsit parse` cuts a page (`parsit.parse.lines`), so that a model is trained on what it is given later: the same paper
+around the ink, the same pieces of long lines, words that are cut where they must be.
+
+Each crop is damaged on its own: a page is typeset once but looks different in every crop, which is what a model trained
 for a few minutes needs. What that costs is that the crops of one page do not share one scanner.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from random import Random
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-from parsit.synth.degrade import Degrade, cut, draw_damage, encode, wear
+from parsit.parse.lines import split_lines
+from parsit.parse.reader import MAX_LINE_ASPECT
+from parsit.synth.degrade import Damage, Degrade, cut, draw_damage, encode, wear
 from parsit.synth.render import Glyph, PlacedLeaf, RenderedPage
 from parsit.synth.split import Texts
 
 # More crops from one page would mean fewer fonts and sizes for the same time.
 MAX_CROPS_PER_PAGE = 64
 LONGEST_SHARE = 0.5
+# Of a glyph's height: glyphs whose middles are further apart stand on two lines, words nearer than this touch.
+OTHER_LINE, TOUCHING = 0.6, 0.06
+
+Cut = Literal["words", "reader"]
+CUTS: tuple[Cut, ...] = ("words", "reader")
+
+Area = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +65,15 @@ class WordGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """What one crop shows: its text, its place on the page (x0, y0, x1, y1 in pixels), its characters."""
+
+    text: str
+    box: Area
+    glyphs: tuple[Glyph, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Crop:
     """An encoded image of a piece; the glyph boxes are in the crop's pixels."""
 
@@ -61,14 +84,84 @@ class Crop:
 
 
 def page_crops(
-    page: RenderedPage, texts: Texts, max_chars: int, degrade: Degrade, rng: Random, noise_rng: np.random.Generator
+    page: RenderedPage,
+    texts: Texts,
+    cut_by: Cut,
+    max_chars: int,
+    degrade: Degrade,
+    rng: Random,
+    noise_rng: np.random.Generator,
 ) -> list[Crop]:
     """Up to `MAX_CROPS_PER_PAGE` crops whose texts belong to the page's split, in a random order."""
-    pieces = [
-        piece for leaf in page.leaves for line in leaf_lines(leaf) for piece in line_pieces(line, texts, max_chars, rng)
+    if cut_by == "reader":
+        words = [word for leaf in page.leaves for line in leaf_lines(leaf) for word in line]
+        return reader_crops(page.image, words, page.dpi, texts.owns, degrade, rng, noise_rng)
+    groups = [
+        group for leaf in page.leaves for line in leaf_lines(leaf) for group in line_pieces(line, texts, max_chars, rng)
     ]
+    chosen = rng.sample(groups, min(len(groups), MAX_CROPS_PER_PAGE))
+    return [cut_group(page.image, group, page.dpi, degrade, rng, noise_rng) for group in chosen]
+
+
+def reader_crops(
+    image: Image.Image,
+    words: Sequence[Word],
+    dpi: int,
+    owns: Callable[[str], bool],
+    degrade: Degrade,
+    rng: Random,
+    noise_rng: np.random.Generator,
+) -> list[Crop]:
+    """Up to `MAX_CROPS_PER_PAGE` crops of a clean page, cut as `parsit parse` cuts it, in a random order.
+
+    Args:
+        image: the page.
+        words: all that is printed on it.
+        dpi: its resolution.
+        owns: whether a text may be used.
+        degrade: the level of damage.
+        rng: the page's, for what is drawn of it.
+        noise_rng: the page's, for noise.
+    """
+    pieces = [piece for piece in read_pieces(image, words) if owns(piece.text)]
     chosen = rng.sample(pieces, min(len(pieces), MAX_CROPS_PER_PAGE))
-    return [cut_piece(page.image, piece, page.dpi, degrade, rng, noise_rng) for piece in chosen]
+    crops = []
+    for piece in chosen:
+        damage = draw_damage(rng, degrade, dpi)
+        crops.append(cut_piece(image, piece, damage, noise_rng))
+    return crops
+
+
+def read_pieces(image: Image.Image, words: Sequence[Word]) -> list[Piece]:
+    """The pieces of lines that the reader makes of a clean page, with what is printed in each.
+
+    A glyph is in a piece that holds its middle. Pieces without a glyph (figures) and those that hold parts of two
+    lines are left out.
+    """
+    glyphs = [glyph for word in words for glyph in word.glyphs]
+    word_of_glyph = np.repeat(np.arange(len(words)), [len(word.glyphs) for word in words])
+    boxes_G4 = np.array([[glyph.x0, glyph.y0, glyph.x1, glyph.y1] for glyph in glyphs]).reshape(-1, 4)
+    x_G, y_G = (boxes_G4[:, 0] + boxes_G4[:, 2]) / 2, (boxes_G4[:, 1] + boxes_G4[:, 3]) / 2
+    pieces = []
+    for box in split_lines(image, max_aspect=MAX_LINE_ASPECT):
+        inside = np.flatnonzero((x_G >= box.x0) & (x_G < box.x1) & (y_G >= box.y0) & (y_G < box.y1))
+        if not len(inside) or np.ptp(y_G[inside]) > OTHER_LINE * (boxes_G4[inside, 3] - boxes_G4[inside, 1]).max():
+            continue
+        parts = [[glyphs[index] for index in part] for _, part in groupby(inside, lambda i: word_of_glyph[i])]
+        parts.sort(key=lambda part: part[0].x0)
+        found = tuple(glyph for part in parts for glyph in part)
+        pieces.append(Piece(text_of(parts), box, found))
+    return pieces
+
+
+def text_of(parts: Sequence[Sequence[Glyph]]) -> str:
+    """Words, or what a cut left of them, from left to right as text; what touches is one word."""
+    text, end = "", -np.inf
+    for part in parts:
+        apart = part[0].x0 - end > TOUCHING * (part[0].y1 - part[0].y0)
+        text += (" " if text and apart else "") + "".join(glyph.text for glyph in part)
+        end = part[-1].x1
+    return text
 
 
 def leaf_lines(leaf: PlacedLeaf) -> list[list[Word]]:
@@ -138,28 +231,34 @@ def piece_of(line: list[Word], start: int, end: int) -> WordGroup:
     return WordGroup(tuple(line[start:end]), max(left, 0.0), max(right, 0.0))
 
 
-def cut_piece(
-    image: Image.Image, piece: WordGroup, dpi: int, degrade: Degrade, rng: Random, noise_rng: np.random.Generator
+def cut_group(
+    image: Image.Image, group: WordGroup, dpi: int, degrade: Degrade, rng: Random, noise_rng: np.random.Generator
 ) -> Crop:
-    """Cut, damage and encode one piece."""
+    """Cut, damage and encode some words."""
     damage = draw_damage(rng, degrade, dpi)
-    glyphs = piece.glyphs
-    turned, forward = cut(image, crop_box(piece, damage.skew_deg, rng), damage.skew_deg)
+    piece = Piece(group.text, crop_box(group, rng), group.glyphs)
+    return cut_piece(image, piece, damage, noise_rng)
+
+
+def cut_piece(image: Image.Image, piece: Piece, damage: Damage, noise_rng: np.random.Generator) -> Crop:
+    """Cut, damage and encode one piece."""
+    x0, y0, x1, y1 = piece.box
+    # A turned line rises over its length; half of that is added above and below.
+    rise = abs(damage.skew_deg) * 0.0175 * (x1 - x0) / 2
+    turned, forward = cut(image, (x0, y0 - rise, x1, y1 + rise), damage.skew_deg)
     data = encode(wear(turned, damage, noise_rng), damage)
-    return Crop(piece.text, data, damage.suffix, tuple(move(glyph, forward, turned.size) for glyph in glyphs))
+    return Crop(piece.text, data, damage.suffix, tuple(move(glyph, forward, turned.size) for glyph in piece.glyphs))
 
 
-def crop_box(piece: WordGroup, skew_deg: float, rng: Random) -> tuple[float, float, float, float]:
-    """The piece's box with some white around it; neighbours on the line stay outside."""
-    glyphs = piece.glyphs
+def crop_box(group: WordGroup, rng: Random) -> Area:
+    """The words' box with some white around it; neighbours on the line stay outside."""
+    glyphs = group.glyphs
     x0, x1 = min(glyph.x0 for glyph in glyphs), max(glyph.x1 for glyph in glyphs)
     y0, y1 = min(glyph.y0 for glyph in glyphs), max(glyph.y1 for glyph in glyphs)
     height = y1 - y0
-    # A turned line rises over its length; half of that is added above and below.
-    rise = abs(skew_deg) * 0.0175 * (x1 - x0) / 2
-    left = rng.uniform(0.2, 0.8) * min(piece.gap_left, height / 2)
-    right = rng.uniform(0.2, 0.8) * min(piece.gap_right, height / 2)
-    top, bottom = (rng.uniform(0.0, 0.2) * height + rise for _ in range(2))
+    left = rng.uniform(0.2, 0.8) * min(group.gap_left, height / 2)
+    right = rng.uniform(0.2, 0.8) * min(group.gap_right, height / 2)
+    top, bottom = (rng.uniform(0.0, 0.2) * height for _ in range(2))
     return x0 - left - 0.5, y0 - top, x1 + right + 0.5, y1 + bottom
 
 

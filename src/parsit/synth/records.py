@@ -108,7 +108,7 @@ def line_records(
     noise_rng: np.random.Generator,
 ) -> Iterator[str]:
     """The page's crops, each an image and a record."""
-    crops = page_crops(page, texts, settings.max_chars, settings.degrade, rng, noise_rng)
+    crops = page_crops(page, texts, settings.cut, settings.max_chars, settings.degrade, rng, noise_rng)
     for index, crop in enumerate(crops):
         path = image_path(texts.split, number, f"-{index:02}.{crop.suffix}")
         write_image(folder, path, crop.data)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from parsit.synth.content import KINDS, check_kinds
+from parsit.synth.crops import CUTS, Cut
 from parsit.synth.degrade import Degrade
 from parsit.synth.split import Fractions
 from parsit.types import UsageError
@@ -30,6 +31,7 @@ class SynthSettings:
     tasks: tuple[Task, ...] = TASKS
     dpi: tuple[int, int] = (96, 200)
     degrade: Degrade = "full"
+    cut: Cut = "words"
     max_chars: int = 24
     glyphs: bool = False
     validation_fraction: float = 0.05
@@ -56,6 +58,7 @@ class SynthSettings:
             (self.pages < 1, f"--pages must be at least 1, not {self.pages}"),
             (self.seed < 0, f"--seed must not be negative, but is {self.seed}"),
             (self.workers < 1, f"--workers must be at least 1, not {self.workers}"),
+            (self.cut not in CUTS, f"--cut must be one of {', '.join(CUTS)}, not {self.cut!r}"),
             (self.max_chars < 1, f"--max_chars must be at least 1, not {self.max_chars}"),
             (bool(unknown), f"--tasks: unknown task {unknown[:1]} (known: {', '.join(TASKS)})"),
             (not self.tasks, f"--tasks needs one or more of {', '.join(TASKS)}"),

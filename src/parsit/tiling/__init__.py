@@ -31,6 +31,8 @@ def layout_of(source: Any, image_size: int | None, patch_size: int) -> Layout:
         raise ValueError("image_aspect_ratio native needs max_image_tokens: the most tokens of an image")
     if not native and source.max_image_tokens is not None:
         raise ValueError("max_image_tokens is for image_aspect_ratio native: image_grid_pinpoints bounds tiles")
+    if not native and source.image_height is not None:
+        raise ValueError("image_height is for image_aspect_ratio native: tiles have a size of their own")
     kind = NativeLayout if native else ImageLayout
     given = {"patch_size": patch_size} | ({} if native else {"image_size": image_size})
     names = [field.name for field in fields(kind) if field.name not in given]

@@ -4,7 +4,8 @@ The rule is that of SigLIP2 NaFlex (Tschannen et al. 2025, section 2.4; `transfo
 `models/siglip2/image_processing_siglip2.py`: `get_image_size_for_max_num_patches`): the image is scaled, and each side
 then rounded up to whole squares, so that nothing is padded. Three things differ. What is rounded to and what is counted
 are tokens instead of patches, as neighbouring patches are merged into tokens; row ends count, since they stand in the
-prompt as well; and no image is enlarged: a line of 400 x 24 pixels holds no more than it does.
+prompt as well; and no image is enlarged: a line of 400 x 24 pixels holds no more than it does. `image_height` makes all
+images equally high, smaller ones too: a model that reads lines then sees letters at one size, whatever the resolution.
 
 To everything but the tower such an image is a grid of tiles of one patch each, without an overview and without padding.
 So the plan is an `ImagePlan`, and what cuts pixels, places glyphs and counts has no second way of doing it.
@@ -24,6 +25,7 @@ NATIVE = "native"
 _MERGE_TYPES = ("spatial", "spatial_unpad")
 # Between which scales the largest that fits is looked for, and how closely: as in `transformers`, so that sizes agree.
 _SMALLEST_SCALE, _LARGEST_SCALE, _SCALE_STEP = 1e-6, 100.0, 1e-5
+_HAIR = 1e-9
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class NativeLayout:
         max_image_tokens: the most tokens that an image becomes, row ends included.
         mm_patch_merge_type: `spatial_unpad`: each row of tokens is closed by `image_newline`; `spatial`: it is not.
         mm_spatial_pool_stride, mm_spatial_pool_mode, mm_pixel_shuffle: as for `ImageLayout`.
+        image_height: pixels that every image is scaled to in height, unless it would have too many tokens; None: a
+            size of its own.
 
     Raises:
         ValueError: a choice that does not exist or does not fit the others.
@@ -46,6 +50,7 @@ class NativeLayout:
     mm_spatial_pool_stride: int = 1
     mm_spatial_pool_mode: str = "bilinear"
     mm_pixel_shuffle: int = 1
+    image_height: int | None = None
 
     # What a row of `pixel_values` is called, and how many patches lie along a side of it.
     unit: ClassVar[str] = "patches"
@@ -64,6 +69,9 @@ class NativeLayout:
         least = 1 + self.has_newline
         if self.max_image_tokens < least:
             raise ValueError(f"max_image_tokens is {self.max_image_tokens}: the smallest image has {least}")
+        side = self.patch_size * math.prod(self.patches_per_token)
+        if self.image_height is not None and (self.image_height < side or self.image_height % side):
+            raise ValueError(f"image_height is {self.image_height}: it must be a multiple of a token's {side} pixels")
 
     @property
     def image_size(self) -> int:
@@ -103,16 +111,19 @@ class NativeLayout:
 @lru_cache(maxsize=65536)
 def _plan(layout: NativeLayout, width: int, height: int) -> ImagePlan:
     side = math.prod(layout.patches_per_token)
+    wanted = layout.image_height / height if layout.image_height else 1.0
 
     def tokens_at(scale: float) -> tuple[int, int]:
         pixels = side * layout.patch_size
-        return max(1, math.ceil(width * scale / pixels)), max(1, math.ceil(height * scale / pixels))
+        # A height that was divided and multiplied again may be a hair more than it was.
+        columns, rows = (max(1, math.ceil(length * scale / pixels - _HAIR)) for length in (width, height))
+        return columns, rows
 
     def fits(scale: float) -> bool:
         columns, rows = tokens_at(scale)
         return rows * (columns + layout.has_newline) <= layout.max_image_tokens
 
-    columns, rows = tokens_at(1.0 if fits(1.0) else _largest(fits))
+    columns, rows = tokens_at(wanted if fits(wanted) else _largest(fits))
     grid = columns * side, rows * side
     return ImagePlan(
         grid=grid,

@@ -129,7 +129,8 @@ def check_origin(model: ParsitForConditionalGeneration, config: TrainConfig, dra
     if ignored:
         detail = f"with --from_scratch true nothing is taken of {', '.join(ignored)}"
         return Check("origin", False, detail, "give --from_scratch false, or leave the name out")
-    frozen = [name for name, members in new.items() if not all(p.requires_grad for p in members)]
+    runs = new if config.language_loss_weight else new.keys() & {"vision_tower"}  # what does not run may wait
+    frozen = [name for name in new if name in runs and not all(p.requires_grad for p in new[name])]
     first = first_stage(config.architecture)
     if frozen:
         detail = f"random and not trained, or not whole: {', '.join(frozen)}"
@@ -177,7 +178,7 @@ def _remedy_of_frozen(config: TrainConfig, frozen: Sequence[str], first: str) ->
 def groups_of_run(model: ParsitForConditionalGeneration, config: TrainConfig) -> list[Group]:
     """The optimizer's groups as the run will have them; random numbers stand where they stood."""
     with torch.random.fork_rng(devices=[]):
-        return groups_of(Objective(model, config.glyph_loss_weight), config)
+        return groups_of(Objective.of(model, config), config)
 
 
 def check_groups(groups: Sequence[Group]) -> Check:

@@ -154,7 +154,7 @@ class Run:
             layers = layer_range(config.gradient_checkpointing_layers, "gradient_checkpointing_layers")
             checkpoint_activations(model, layers)
         micro_batches = micro_batches_of(config, self.training, model)
-        objective = Objective(model, config.glyph_loss_weight)
+        objective = Objective.of(model, config)
         self.flops = step_flops(model)
         trained = trainable(objective).keys()
         if config.packing:
@@ -188,6 +188,7 @@ class Run:
             num_workers=self.config.dataloader_num_workers,
             prefetch_factor=self.config.dataloader_prefetch_factor,
             with_glyphs=bool(self.config.glyph_loss_weight),
+            with_line_texts=bool(self.config.ctc_loss_weight),
             rank=self.strategy.data_rank,
             world_size=self.strategy.data_size,
         )
@@ -213,8 +214,8 @@ class Run:
             self.strategy.backward(batch, counts, last=number == len(step_batches))
             for number, batch in enumerate(step_batches, 1)
         ]
-        language, glyph = self._sum_losses(losses)
-        self._require_finite(step, {"loss": language, "glyph_loss": glyph or 0.0})
+        summed = self._sum_losses(losses)
+        self._require_finite(step, summed)
         norm = self.strategy.update(
             learning_rate_factor(step, self.total_steps, self.config),
             lambda norm: self._require_finite(step, {"grad_norm": norm}),
@@ -223,9 +224,8 @@ class Run:
             self.ema.update(step + 1)
         self.throughput.add(step_batches, waited)
         rates = self.strategy.learning_rates
-        entry = {"step": step + 1, "loss": language, "grad_norm": norm, "learning_rate": max(rates.values())}
-        if glyph is not None:
-            entry["glyph_loss"] = glyph
+        entry = {"step": step + 1, "loss": summed["loss"], "grad_norm": norm, "learning_rate": max(rates.values())}
+        entry |= summed
         entry |= {f"grad_norm/{part}": value for part, value in self.strategy.part_norms.items()}
         # Processes that share their data share this work as well.
         used = mfu(work, self.flops, time.perf_counter() - started, self.peak_flops, self.sharing)
@@ -241,11 +241,12 @@ class Run:
     ) -> tuple[StepCounts, Asked]:
         """What all processes must know before the step: the counts of all, what was left out, what is asked."""
         mine = StepCounts.of(batches)
-        counted = self._of_data([mine.supervised, mine.glyphs, len(findings)])
-        supervised, glyphs, left_out, *sums = self.world.sum([*counted, *asked.as_numbers()])
+        counted = self._of_data([mine.supervised, mine.glyphs, mine.characters, len(findings)])
+        summed = self.world.sum([*counted, *asked.as_numbers()])
+        *counts, left_out = map(int, summed[: len(counted)])
         if left_out:
             self.left_out.add(step, self._all_findings(findings))
-        return StepCounts(int(supervised), int(glyphs)), Asked.of(sums)
+        return StepCounts(*counts), Asked.of(summed[len(counted) :])
 
     def _of_data(self, values: list[float]) -> list[float]:
         """Numbers of this process's data, to be summed over all processes: of those that share data one counts."""
@@ -256,12 +257,12 @@ class Run:
         mine = findings if self.speaks_for_data else []
         return [finding for part in self.world.gather(mine) for finding in part]
 
-    def _sum_losses(self, losses: list[Losses]) -> tuple[float, float | None]:
-        """The step's language-model loss and glyph loss, over all processes."""
-        glyphs = [share.glyph for share in losses if share.glyph is not None]
-        sums = [sum(float(share.language) for share in losses), sum(float(glyph) for glyph in glyphs)]
-        language, glyph = self.world.sum(self._of_data(sums))
-        return language, glyph if glyphs else None
+    def _sum_losses(self, losses: list[Losses]) -> dict[str, float]:
+        """The step's losses over all processes, as metrics.jsonl calls them: those that the run has."""
+        names = {"loss": "language", "glyph_loss": "glyph", "ctc_loss": "ctc"}
+        names = {name: field for name, field in names.items() if getattr(losses[0], field) is not None}
+        sums = [sum(float(getattr(share, field)) for share in losses) for field in names.values()]
+        return dict(zip(names, self.world.sum(self._of_data(sums)), strict=True))
 
     def _require_finite(self, step: int, values: dict[str, float]) -> None:
         broken = [f"{name} is {value}" for name, value in values.items() if value - value != 0]
@@ -304,7 +305,10 @@ class Run:
 
     @torch.no_grad()
     def validate(self) -> float:
-        """Nats per supervised token over the validation set."""
+        """Nats per supervised token over the validation set.
+
+        Where the decoder does not run it is what the tower minimises: the mean of the batches' losses.
+        """
         assert self.validation is not None
         self.objective.eval()
         data, strategy, config = self.validation, self.strategy, self.config
@@ -317,6 +321,8 @@ class Run:
             packed=config.packing,
             num_workers=config.dataloader_num_workers,
             prefetch_factor=config.dataloader_prefetch_factor,
+            with_glyphs=not config.language_loss_weight and bool(config.glyph_loss_weight),
+            with_line_texts=not config.language_loss_weight and bool(config.ctc_loss_weight),
             rank=strategy.data_rank,
             world_size=strategy.data_size,
         )
@@ -325,9 +331,13 @@ class Run:
         for loaded in loader:
             for one in loaded:
                 findings += one.left_out
-                # Counts of one: the sums themselves.
-                nats += float(strategy.forward(one.batch, StepCounts(1, 1)).language)
-                tokens += one.batch.num_supervised
+                if config.language_loss_weight:  # counts of one: the sums themselves
+                    nats += float(strategy.forward(one.batch, StepCounts(1, 1)).language)
+                    tokens += one.batch.num_supervised
+                elif one.batch.num_samples:
+                    loss = strategy.forward(one.batch, StepCounts.of([one.batch])).total
+                    nats += float(loss) * one.batch.num_samples
+                    tokens += one.batch.num_samples
         self.objective.train()
         nats, tokens, broken = self.world.sum(self._of_data([nats, tokens, len(findings)]))
         self.left_out.require_none(self._all_findings(findings) if broken else [])

@@ -251,7 +251,8 @@ class Log:
         self._add(self._metrics, step, entry)
         self._pace.add(entry["samples"])
         state = f"loss {entry['loss']:.4f}"
-        state += f"  glyph {entry['glyph_loss']:.3f}" if "glyph_loss" in entry else ""
+        for name in ("glyph", "ctc"):
+            state += f"  {name} {entry[f'{name}_loss']:.3f}" if f"{name}_loss" in entry else ""
         state += f"  lr {entry['learning_rate']:.1e}  {self._pace.samples_per_s:.1f} samples/s"
         self._progress.update(self._task, completed=step, state=state)
         if step % self.logging_steps and step != self.total_steps:

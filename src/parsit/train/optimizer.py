@@ -34,6 +34,7 @@ def peak_rates(config: TrainConfig) -> dict[str, float]:
         "projector": config.mm_projector_lr or config.learning_rate,
         "language_model": config.learning_rate,
         "glyph_head": config.learning_rate,
+        "ctc_head": config.learning_rate,
     }
 
 
@@ -82,8 +83,8 @@ def _ways_cut(parameter: nn.Parameter) -> int:
 
 
 def _part_of(name: str) -> str:
-    if name.startswith("glyph_head."):
-        return "glyph_head"
+    if name.startswith(("glyph_head.", "ctc_head.")):
+        return name.split(".")[0]
     part = name.removeprefix("model.").split(".")[0]
     return "projector" if part in ("mm_projector", "image_newline") else part
 

@@ -33,6 +33,7 @@ SET_ASIDE_FILE = "set_aside.jsonl"
 Say = Callable[[str], None]
 # What the weights are, and how their optimizer state is kept: these may not change on resume.
 FIXED_ON_RESUME = ("architecture", "mm_tunable_parts", "mm_tunable_vision_layers", "glyph_loss_weight")
+FIXED_ON_RESUME += ("ctc_loss_weight", "language_loss_weight")
 FIXED_ON_RESUME += ("lora_enable", "lora_r", "lora_alpha", "use_dora", "lora_targets_language", "lora_targets_vision")
 FIXED_ON_RESUME += ("lora_dropout", "bits", "double_quant", "quant_type", "optim")
 FIXED_ON_RESUME += (*MULTIMODAL_FLAGS, *PROCESSING_FLAGS)

@@ -77,7 +77,8 @@ def make_batch(
         InputError: one of them cannot be read, with its place.
     """
     plan = Plan(micro_batches, config.gradient_accumulation_steps)
-    loader = Loader(training, processor, plan, 1, packed=config.packing, with_glyphs=bool(config.glyph_loss_weight))
+    targets = {"with_glyphs": bool(config.glyph_loss_weight), "with_line_texts": bool(config.ctc_loss_weight)}
+    loader = Loader(training, processor, plan, 1, packed=config.packing, **targets)
     loaded = loader.collate([loader.dataset[number] for number in samples.tolist()])
     for finding in loaded.left_out:
         raise InputError(f"{finding.place}: {finding.detail}")
@@ -123,7 +124,7 @@ def try_step(
         _weights_put_back(model) if alone else nullcontext(),
     ):
         torch.manual_seed(config.seed)
-        objective = Objective(model, config.glyph_loss_weight).train()
+        objective = Objective.of(model, config).train()
         strategy = choose(objective, config, world)
         return _over_processes(_step(strategy, batch, work), strategy)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -15,6 +15,7 @@ from parsit.data.faults import DataFault, Finding
 from parsit.data.importers.layout import words_in
 from parsit.parse.pages import ReadingLimits
 from parsit.parse.pdf import WorkerError
+from parsit.synth.crops import Word, reader_crops
 from parsit.synth.from_pdf.accents import join_accents
 from parsit.synth.from_pdf.gate import (
     JUDGED_DPI,
@@ -30,8 +31,8 @@ from parsit.synth.from_pdf.order import jumps, reading_order
 from parsit.synth.from_pdf.pdf import Chars, Flags, LayoutPdf, PageLayout, turn_picture, upright
 from parsit.synth.from_pdf.settings import FromPdfSettings
 from parsit.synth.from_pdf.text import SOFT_HYPHEN, Paragraph, lines_of, paragraphs_of, written
-from parsit.synth.from_pdf.words import pieces_of, words_of
-from parsit.synth.records import record, write_image
+from parsit.synth.from_pdf.words import TextRun, pieces_of, words_and_chars
+from parsit.synth.records import LINE_PROMPT, record, write_image
 from parsit.synth.render import Glyph
 from parsit.synth.split import SplitName
 from parsit.types import InputError
@@ -66,13 +67,17 @@ class PdfResult:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """A page that was taken; its text waits for the vocabulary of the whole PDF."""
+    """A page that was taken; its text waits for the vocabulary of the whole PDF, the `crops` of its lines for nothing.
+
+    With `unit` line a page is its crops' records, and has neither image nor text of its own.
+    """
 
     number: int
     image: str
     paragraphs: list[Paragraph]
     glyphs: list[Glyph] | None
     prompt: str
+    crops: tuple[str, ...] | None = None
 
 
 def read_pdf(settings: FromPdfSettings, folder: Path, source: PdfSource) -> PdfResult:
@@ -88,6 +93,9 @@ def read_pdf(settings: FromPdfSettings, folder: Path, source: PdfSource) -> PdfR
         return result
     known = words_in(line for page in pages for line in lines_of(page.paragraphs))
     for page in pages:
+        if page.crops is not None:
+            result.lines += page.crops
+            continue
         identifier = f"{source.name}#{page.number}"
         result.lines.append(record(identifier, page.image, page.prompt, written(page.paragraphs, known), page.glyphs))
     return result
@@ -120,7 +128,7 @@ def _pages(
                 result.findings.append(Finding("pdf-given-up", source.name, detail))
                 return
         else:
-            result.quality += quality
+            result.quality += quality * (1 if page.crops is None else len(page.crops))
             yield page
 
 
@@ -133,6 +141,9 @@ def _page(
     page = judged_page(pdf, number, dpi, limits, settings.allow_scanned)
     if page.quality < settings.min_quality:
         raise DataFault("page-low-quality", f"a quality of {page.quality:.3f}, less than {settings.min_quality:g}")
+    if settings.unit == "line":
+        crops = tuple(_crops(settings, folder, source, number, page, dpi, rng))
+        return _Read(number, "", [], None, prompt, crops), page.quality
     path = f"images/{source.split}/{source.digest[:2]}/{source.digest[:16]}-{number:05}.png"
     write_image(folder, path, _png(page.image))
     glyphs = list(_glyphs(page.chars, page.chars.printed, page.image.size)) if settings.glyphs else None
@@ -141,10 +152,14 @@ def _page(
 
 @dataclass(frozen=True, slots=True)
 class JudgedPage:
-    """A page whose text layer says what the picture shows: the upright picture, characters, paragraphs and quality."""
+    """A page whose text layer says what the picture shows: the upright picture, characters, paragraphs and quality.
+
+    `spelt` has the words, each with the places of its characters among `chars`.
+    """
 
     image: Image.Image
     chars: Chars
+    spelt: list[tuple[TextRun, list[int]]]
     paragraphs: list[Paragraph]
     quality: float
 
@@ -159,14 +174,41 @@ def judged_page(pdf: LayoutPdf, number: int, dpi: float, limits: ReadingLimits, 
     is_turned = judged.turned[seen | ~layout.chars.printed]
     drawn, _ = pdf.render(number, dpi=dpi, max_pixels=limits.max_page_pixels)
     image = turn_picture(drawn, quarters)
-    words = words_of(chars, chars.printed & ~is_turned, image.size)
+    spelt = words_and_chars(chars, chars.printed & ~is_turned, image.size)
+    words = [word for word, _ in spelt]
     blocks = reading_order(pieces_of(words), image.height)
     quality *= judged.quality * judge_words([word.text for word in words])
     if not quarters:  # PDFium tells of lines that run upwards in an order of its own
         quality *= judge_order(jumps(blocks), len(words))
     paragraphs = paragraphs_of(blocks)
     paragraphs += [[[text]] for text in _turned_texts(chars, is_turned)]
-    return JudgedPage(image, chars, paragraphs, quality)
+    return JudgedPage(image, chars, spelt, paragraphs, quality)
+
+
+def _with_glyphs(chars: Chars, spelt: Sequence[tuple[TextRun, list[int]]], size: tuple[int, int]) -> list[Word]:
+    """The words with the boxes of their characters."""
+    every = list(_glyphs(chars, np.ones(len(chars), bool), size))
+    return [Word(word.text, tuple(every[index] for index in indexes)) for word, indexes in spelt]
+
+
+def _crops(
+    settings: FromPdfSettings,
+    folder: Path,
+    source: PdfSource,
+    number: int,
+    page: JudgedPage,
+    dpi: int,
+    rng: Random,
+) -> Iterator[str]:
+    """The crops of a page's lines, each an image and a record."""
+    words = _with_glyphs(page.chars, page.spelt, page.image.size)
+    noise_rng = np.random.default_rng([settings.seed, int(source.digest[:8], 16), number])
+    crops = reader_crops(page.image, words, dpi, lambda text: True, settings.degrade, rng, noise_rng)
+    for index, crop in enumerate(crops):
+        name = f"{source.digest[:16]}-{number:05}-{index:02}.{crop.suffix}"
+        path = f"images/{source.split}/{source.digest[:2]}/{name}"
+        write_image(folder, path, crop.data)
+        yield record(f"{source.name}#{number}-{index:02}", path, LINE_PROMPT, crop.text, crop.glyphs)
 
 
 def _look(

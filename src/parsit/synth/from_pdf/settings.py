@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from parsit.synth.settings import MAX_DPI, MIN_DPI, MIN_FRACTION
+from parsit.synth.degrade import LEVELS, Degrade
+from parsit.synth.settings import MAX_DPI, MIN_DPI, MIN_FRACTION, Unit
 from parsit.synth.split import Fractions
 from parsit.types import InputError, UsageError
 
@@ -19,7 +20,9 @@ class FromPdfSettings:
         out: the data set to make.
         dpi: lowest and highest resolution; one is drawn for each page.
         pages_per_pdf: at most so many pages of one PDF, chosen by the seed; None: all.
-        glyphs: write every character's box.
+        unit: whole pages, or crops of their lines as `parsit parse` cuts them.
+        degrade: with `unit` line, the scanner damage of each crop.
+        glyphs: write every character's box; crops always have them.
         min_quality: pages below are refused; 0 to 1.
         allow_scanned: take scans with a text layer, too.
         timeout_s: seconds that opening a PDF, or one page of it, may take.
@@ -29,6 +32,8 @@ class FromPdfSettings:
     out: Path
     dpi: tuple[int, int] = (96, 200)
     pages_per_pdf: int | None = None
+    unit: Unit = "page"
+    degrade: Degrade = "none"
     glyphs: bool = False
     validation_fraction: float = 0.05
     test_fraction: float = 0.05
@@ -63,6 +68,9 @@ class FromPdfSettings:
                 any(share != 0 and not MIN_FRACTION <= share <= 0.5 for share in shares) or sum(shares) > 0.9,
                 f"--validation_fraction and --test_fraction must be 0 or {MIN_FRACTION} to 0.5, at most 0.9 together",
             ),
+            (self.unit not in ("page", "line"), f"--unit must be page or line, not {self.unit!r}"),
+            (self.degrade not in LEVELS, f"--degrade must be one of {', '.join(LEVELS)}, not {self.degrade!r}"),
+            (self.unit == "page" and self.degrade != "none", "--degrade is for --unit line: pages are kept as drawn"),
             (self.seed < 0, f"--seed must not be negative, but is {self.seed}"),
             (self.workers < 1, f"--workers must be at least 1, not {self.workers}"),
             (not 0 <= self.min_quality <= 1, f"--min_quality must be 0 to 1, not {self.min_quality:g}"),

@@ -47,20 +47,27 @@ class TextRun:
 
 def words_of(chars: Chars, chosen: Flags, size: tuple[int, int]) -> list[TextRun]:
     """The words of the chosen characters in drawing order; `size` is the picture's, in pixels."""
+    return [word for word, _ in words_and_chars(chars, chosen, size)]
+
+
+def words_and_chars(chars: Chars, chosen: Flags, size: tuple[int, int]) -> list[tuple[TextRun, list[int]]]:
+    """As `words_of`, each word with the numbers of its characters."""
     width, height = size
     boxes = (chars.loose * [width, height, width, height]).tolist()
     bases = (chars.origin[:, 1] * height).tolist()
-    words: list[TextRun] = []
+    words: list[tuple[TextRun, list[int]]] = []
     open_word = False
-    for text, box, base, is_chosen in zip(chars.text, boxes, bases, chosen.tolist(), strict=True):
+    characters = zip(chars.text, boxes, bases, chosen.tolist(), strict=True)
+    for index, (text, box, base, is_chosen) in enumerate(characters):
         if not is_chosen:
             open_word = False
             continue
         char = TextRun(text, box[0], box[2], base, max(box[3] - box[1], 1e-3), box[2] - box[0], len(words), len(words))
-        if open_word and _goes_on(words[-1], char):
-            words[-1] = _joined(words[-1], char, "")
+        if open_word and _goes_on(words[-1][0], char):
+            word, indexes = words[-1]
+            words[-1] = _joined(word, char, ""), [*indexes, index]
         else:
-            words.append(char)
+            words.append((char, [index]))
         open_word = True
     return words
 
