@@ -11,7 +11,7 @@ from PIL import Image
 from parsit import hf
 from parsit.files.run_folder import find_model
 from parsit.parse.engine import ModelEngine, load_engine
-from parsit.parse.rows import repeats_itself
+from parsit.parse.row_queue import repeats_itself
 from parsit.types import ImageRef, InputError, Sample, Turn, UsageError
 
 

@@ -1,8 +1,8 @@
 """`ParsitForConditionalGeneration`: vision tower -> projector -> language model.
 
 An ordinary `PreTrainedModel`, put together from `transformers`' own towers and decoders through
-their Auto classes; nothing of theirs is copied or patched. `ParsitModel` is what comes before `lm_head`; what is decided
-here is which positions meet it (design D5).
+their Auto classes; nothing of theirs is copied or patched. `ParsitModel` is what comes before `lm_head`; what is
+decided here is which positions meet it (design D5).
 
 Shape suffixes: B batch, T positions, N tiles, P patches or features of a tile, D hidden size, K positions with logits.
 """
