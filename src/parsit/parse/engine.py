@@ -79,7 +79,7 @@ class ModelEngine(RowEngine):
         return scores
 
 
-def _device(name: str | None) -> torch.device:
+def device_named(name: str | None) -> torch.device:
     """The device of that name; by default the GPU where there is one.
 
     Raises:
@@ -111,13 +111,13 @@ def load_engine(path: str | Path, device: str | None = None, batch_size: int = 8
     """
     folder = require_sound_model(model_folder(path))
     processor = hf.load_processor(folder)
-    target = _device(device)
+    target = device_named(device)
     model = hf.load_model(folder)
-    model = model.to(device=target, dtype=_dtype(dtype, target, model.num_parameters()))  # type: ignore[call-arg]
+    model = model.to(device=target, dtype=dtype_named(dtype, target, model.num_parameters()))  # type: ignore[call-arg]
     return ModelEngine(model, processor, batch_size)
 
 
-def _dtype(name: str, device: torch.device, num_parameters: int) -> torch.dtype:
+def dtype_named(name: str, device: torch.device, num_parameters: int) -> torch.dtype:
     """The numbers of the model: as named, or what suits the device."""
     if name != "auto":
         return torch.float32 if name == "float32" else torch.bfloat16

@@ -172,7 +172,7 @@ class RowQueue(ABC, Generic[R]):
         return done
 
 
-def repeats_itself(ids: Sequence[int]) -> bool:
+def repeats_itself(ids: Sequence[object]) -> bool:
     """Whether the end of `ids` is one period of up to `MAX_PERIOD` tokens, `MIN_REPEATS` times over."""
     for period in range(1, MAX_PERIOD + 1):
         length = max(MIN_REPEATS * period, MIN_LOOP_TOKENS)

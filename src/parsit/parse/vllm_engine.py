@@ -1,13 +1,14 @@
 """`VllmEngine`: the rows of a batch are answered by vLLM, in a process of its own.
 
-vLLM gets ids and pictures, never text, so that what a page or a user says cannot become structure, and its processor makes
-tiles and tokens by Parsit's. It says which token comes next and how likely it was; where an answer ends, stops or loops is
-decided here, for all engines alike.
+vLLM gets ids and pictures, never text, so that what a page or a user says cannot become structure, and its processor
+makes tiles and tokens by Parsit's. It says which token comes next and how likely it was; where an answer ends, stops or
+loops is decided here, for all engines alike.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ from typing import Any
 from parsit import hf
 from parsit.files.manifest import require_sound_model
 from parsit.hub import model_folder
+from parsit.model import ParsitConfig
 from parsit.model.adapter_files import is_adapter_folder
+from parsit.parse.engine import device_named, dtype_named
 from parsit.parse.grammar import check_schema
 from parsit.parse.row_engine import RowEngine
 from parsit.parse.row_queue import Row, RowQueue
@@ -28,6 +31,15 @@ from parsit.types import InputError, Sampling, TokenScore, Turn, UsageError
 
 # What the interface was tested with; it changes from one version to the next (docs/serving.md).
 VERSION = "0.32"
+# Set before vLLM is imported, unless it is set already. It would report what it is used for, and write its log where
+# results go; on a CPU it would take nine tenths of the memory, or refuse where they are not free: these are gigabytes
+# for keys and values.
+ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    "VLLM_CPU_KVCACHE_SPACE": "4",
+}
 # No token that is not wanted has any chance with this; vLLM takes at least -100.
 _NEVER = -100.0
 _MAX_TOP_LOGPROBS = 20
@@ -107,8 +119,9 @@ class VllmBatch(RowQueue[VllmRow]):
             self._engine.abort_request([row.request for row in rows])
 
     def _parameters(self, row: VllmRow) -> Any:
-        from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+        from vllm import SamplingParams
 
         sampling = row.sampling
         under_schema: dict[str, Any] = {}
@@ -175,13 +188,15 @@ def load_vllm_engine(path: str | Path, batch_size: int = 8, dtype: str = "auto",
     Args:
         path: the folder, or `ORG/NAME[@REVISION]`.
         batch_size: prompts that go through the model together.
-        dtype: `float32`, `bfloat16` or `auto`, which vLLM resolves.
+        dtype: as for `load_engine`.
         options: vLLM's own, such as `tensor_parallel_size`; they win over the ones that are set here.
 
     Raises:
         InputError: no model there, one that vLLM cannot run, or files that are not what their manifest says.
         UsageError: vLLM is not installed.
     """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     try:
         from vllm import LLM
     except ImportError as error:
@@ -190,9 +205,11 @@ def load_vllm_engine(path: str | Path, batch_size: int = 8, dtype: str = "auto",
     if is_adapter_folder(folder):
         raise InputError(f"{path}: holds adapters, which vLLM is not given: merge them first with `parsit export`")
     processor = hf.load_processor(folder)
-    context = hf.AutoConfig.from_pretrained(folder).text_config.max_position_embeddings
+    config = ParsitConfig.from_pretrained(folder)
+    numbers = dtype_named(dtype, device_named(None), hf.meta_model(config).num_parameters())
+    context = config.text_config.max_position_embeddings
     chosen: dict[str, Any] = {
-        "dtype": dtype,
+        "dtype": str(numbers).removeprefix("torch."),  # vLLM would narrow fp32
         "max_model_len": context,
         "max_num_seqs": batch_size,
         "max_logprobs": _MAX_TOP_LOGPROBS,
