@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import replace
+from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 import torch
@@ -87,6 +90,21 @@ def test_it_loads_as_strictly_as_the_whole_model(saved, tmp_path):
         save_file(changed, tmp_path / "model.safetensors", metadata={"format": "pt"})
         with pytest.raises(ValueError, match=said):
             ParsitModel.from_pretrained(tmp_path)
+
+
+def test_vllms_entry_point_makes_it_known(saved):
+    """As vLLM loads it: by the name in the wheel, and by transformers' conversions (of 5.x, which vLLM needs)."""
+    conversions = pytest.importorskip("transformers.conversion_mapping")
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    EntryPoint("parsit", project["entry-points"]["vllm.general_plugins"]["parsit"], "vllm.general_plugins").load()()
+    import transformers
+
+    assert transformers.ParsitForConditionalGeneration is type(saved[0])
+    assert transformers.ParsitForConditionalGeneration.is_backend_compatible()
+    base = ParsitModel.from_pretrained(saved[2])  # renamed once, though it is said twice
+    renamings = conversions.get_model_conversion_mapping(base, add_legacy=False)
+    assert [renaming.target_patterns for renaming in renamings] == [["language_model."]]
+    assert conversions.get_model_conversion_mapping(saved[0], add_legacy=False) == []
 
 
 def test_it_does_not_save_itself_as_half_a_model(saved, tmp_path):
