@@ -49,7 +49,7 @@ def make_engine(engine: str, model: str | None, device: str | None = None, batch
         UsageError: no such engine, or a device for one that does not take it.
         InputError: there is no model, it cannot be loaded, or the server does not answer.
     """
-    more = {} if batch_size is None else {"batch_size": batch_size}
+    more: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
     if is_address(engine):
         refuse_device(engine, device)
         from parsit.parse.http_engine import HttpEngine

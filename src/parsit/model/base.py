@@ -61,7 +61,7 @@ class ParsitModel(PreTrainedModel):
         vision_size = config.vision_config.hidden_size * config.mm_pixel_shuffle**2
         self.mm_projector = build_projector(config.mm_projector_type, vision_size, hidden_size)
         self.image_newline = nn.Parameter(torch.zeros(hidden_size)) if self.layout.has_newline else None
-        self.language_model = self._new_language_model()
+        self.language_model: Any = self._new_language_model()
         self.post_init()
         if self.image_newline is not None and self.image_newline.device.type != "meta":
             # LLaVA's scale: the norm of a typical embedding, whatever the hidden size.

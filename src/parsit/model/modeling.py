@@ -92,7 +92,7 @@ class ParsitForConditionalGeneration(ParsitModel, GenerationMixin):
         for config in (self.config.text_config, self.language_model.config):
             config._attn_implementation = packed_attention.NAME
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         input_ids: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,

@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 from parsit.parse.reader import OnDelta
@@ -88,7 +89,7 @@ class HttpEngine:
             body = self._request(conversations[place], max_new_tokens, sampling)
             if on_delta is None:
                 return _generation(self._json("/v1/chat/completions", body))
-            return self._streamed(body, lambda delta: on_delta(place, delta))
+            return self._streamed(body, partial(on_delta, place))
 
         with ThreadPoolExecutor(self.batch_size) as pool:
             return list(pool.map(ask, range(len(conversations))))

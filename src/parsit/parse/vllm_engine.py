@@ -119,9 +119,12 @@ class VllmBatch(RowQueue[VllmRow]):
             self._engine.abort_request([row.request for row in rows])
 
     def _parameters(self, row: VllmRow) -> Any:
-        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+        from vllm.sampling_params import (  # type: ignore[import-not-found]
+            RequestOutputKind,
+            StructuredOutputsParams,
+        )
 
-        from vllm import SamplingParams
+        from vllm import SamplingParams  # type: ignore[import-not-found]
 
         sampling = row.sampling
         under_schema: dict[str, Any] = {}
@@ -198,7 +201,7 @@ def load_vllm_engine(path: str | Path, batch_size: int = 8, dtype: str = "auto",
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
-        from vllm import LLM
+        from vllm import LLM  # type: ignore[import-not-found]
     except ImportError as error:
         raise UsageError("--engine vllm needs vLLM: pip install 'parsit[vllm]' (docs/serving.md)") from error
     folder = require_sound_model(model_folder(path))
