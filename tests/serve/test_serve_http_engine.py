@@ -187,8 +187,14 @@ def test_servers_that_are_not_parsits():
         with pytest.raises(ParsitError, match="answers 500: out of memory"):
             engine.generate(conversations()[:1], max_new_tokens=4, sampling=GREEDY)
         answers[chat] = (200, "data: {}\n\n")
-        with pytest.raises(ParsitError, match="the stream broke off"):
+        with pytest.raises(ParsitError, match="the answer broke off"):
             engine.generate(conversations()[:1], max_new_tokens=4, on_delta=lambda *_: None)
+        answers[chat] = (200, 'data: {"choi\n\n')
+        with pytest.raises(ParsitError, match="the answer broke off"):
+            engine.generate(conversations()[:1], max_new_tokens=4, on_delta=lambda *_: None)
+        answers[chat] = (200, '{"choices": []}')
+        with pytest.raises(ParsitError, match="not as OpenAI's are"):
+            engine.generate(conversations()[:1], max_new_tokens=4)
         answers["/v1/models"] = (200, '{"data": [{"id": "m"}, {"id": "n"}]}')
         with pytest.raises(UsageError, match="several models: say --model m or n"):
             HttpEngine(address)

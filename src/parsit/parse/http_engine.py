@@ -11,13 +11,14 @@ import base64
 import io
 import json
 import math
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from functools import partial
+from http.client import HTTPException
 from typing import Any
 
 from parsit.parse.reader import OnDelta
@@ -38,6 +39,7 @@ from parsit.types import (
 )
 
 _ANSWER_S, _LOOK_S = 900.0, 30.0
+_CHAT = "/v1/chat/completions"
 _TRIES, _MOST_WAIT_S = 5, 30.0  # where a server has no room for the moment
 
 
@@ -84,12 +86,23 @@ class HttpEngine:
             InputError: an image that cannot be read, or what the server refuses.
             ParsitError: the server fails, or stays silent.
         """
+        telling = threading.Lock()  # whoever listens hears one at a time, as from the other engines
 
         def ask(place: int) -> Generation:
             body = self._request(conversations[place], max_new_tokens, sampling)
-            if on_delta is None:
-                return _generation(self._json("/v1/chat/completions", body))
-            return self._streamed(body, partial(on_delta, place))
+
+            def tell(delta: Delta) -> None:
+                with telling:
+                    if on_delta is not None:
+                        on_delta(place, delta)
+
+            try:
+                answer = self._json(_CHAT, body) if on_delta is None else self._streamed(body, tell)
+                return _generation(answer)
+            except (KeyError, IndexError, TypeError, AttributeError) as error:
+                raise ParsitError(f"{self.address}: the answer is not as OpenAI's are ({error!r})") from error
+            except (OSError, ValueError, HTTPException) as error:
+                raise ParsitError(f"{self.address}: the answer broke off ({error!r})") from error
 
         with ThreadPoolExecutor(self.batch_size) as pool:
             return list(pool.map(ask, range(len(conversations))))
@@ -115,13 +128,13 @@ class HttpEngine:
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return body
 
-    def _streamed(self, body: dict[str, Any], tell: Callable[[Delta], None]) -> Generation:
-        """The answer, told piece by piece."""
+    def _streamed(self, body: dict[str, Any], tell: Callable[[Delta], None]) -> dict[str, Any]:
+        """The answer as it would be in one piece, told piece by piece."""
         parts: list[str] = []
         scores: list[Any] = []
         whole: dict[str, Any] = {"choices": [{}], "usage": None}
         asked = body | {"stream": True, "stream_options": {"include_usage": True}}
-        with closing(self._open("/v1/chat/completions", asked)) as answer:
+        with closing(self._open(_CHAT, asked)) as answer:
             for chunk in _events(answer):
                 if "error" in chunk:
                     raise ParsitError(f"{self.address}: {_message_of(chunk)}")
@@ -136,9 +149,9 @@ class HttpEngine:
                     if choice.get("finish_reason"):
                         whole["choices"] = [choice]
         if not whole["choices"][0]:
-            raise ParsitError(f"{self.address}: the stream broke off")
+            raise ParsitError(f"{self.address}: the answer broke off (it has no end)")
         end = whole["choices"][0] | {"message": {"content": "".join(parts)}, "logprobs": {"content": scores}}
-        return _generation(whole | {"choices": [end]})
+        return whole | {"choices": [end]}
 
     def _find(self, wanted: str | None) -> tuple[str, Mapping[str, Any]]:
         """The name of the model at the server, and what it says of it."""
@@ -163,7 +176,7 @@ class HttpEngine:
         with closing(self._open(path, body)) as answer:
             try:
                 value = json.loads(answer.read())
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, HTTPException) as error:
                 raise ParsitError(f"{self.address}{path}: the answer is not JSON") from error
         if not isinstance(value, dict):
             raise ParsitError(f"{self.address}{path}: the answer is not a JSON object")
@@ -187,7 +200,7 @@ class HttpEngine:
                     continue
                 kind = InputError if 400 <= error.code < 500 else ParsitError
                 raise kind(f"{self.address} answers {error.code}: {_message_of(said)}") from error
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, HTTPException) as error:
                 reason = getattr(error, "reason", None) or error
                 raise InputError(f"{self.address} cannot be reached: {reason}") from error
         raise AssertionError("the last try returns or raises")
