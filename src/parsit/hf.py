@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -40,7 +41,7 @@ from parsit.config import (
     load_architecture,
     unknown,
 )
-from parsit.model import ParsitConfig, ParsitForConditionalGeneration
+from parsit.model import ParsitConfig, ParsitForConditionalGeneration, ParsitModel
 from parsit.model.adapter_files import is_adapter_folder, load_with_adapters
 from parsit.model.decoder_trial import require_computes_alike
 from parsit.model.part_config import language_config, own_language_config, own_tower_config, tower_config
@@ -53,6 +54,7 @@ from parsit.processing.processor import ParsitProcessor
 from parsit.types import InputError, UsageError
 
 AutoConfig.register("parsit", ParsitConfig, exist_ok=True)
+AutoModel.register(ParsitConfig, ParsitModel, exist_ok=True)
 AutoModelForImageTextToText.register(ParsitConfig, ParsitForConditionalGeneration, exist_ok=True)
 AutoProcessor.register(ParsitConfig, ParsitProcessor, exist_ok=True)
 AutoImageProcessor.register(ParsitConfig, slow_image_processor_class=ParsitImageProcessor, exist_ok=True)

@@ -11,7 +11,7 @@ from PIL import Image
 from parsit import hf
 from parsit.files.run_folder import find_model
 from parsit.parse.engine import ModelEngine, load_engine
-from parsit.parse.rows import repeats_itself
+from parsit.parse.row_queue import repeats_itself
 from parsit.types import ImageRef, InputError, Sample, Turn, UsageError
 
 
@@ -105,13 +105,13 @@ def test_an_answer_ends_where_the_context_does(engine):
 
 def test_large_models_are_bf16_where_the_machine_is_made_for_it():
     from parsit.model.number_format import cpu_has_bf16
-    from parsit.parse.engine import _dtype
+    from parsit.parse.engine import dtype_named
 
     cpu, large = torch.device("cpu"), torch.bfloat16 if cpu_has_bf16() else torch.float32
-    assert _dtype("auto", cpu, 4_000_000) == torch.float32
-    assert _dtype("auto", cpu, 600_000_000) == large
-    assert _dtype("auto", torch.device("cuda"), 4_000_000) == torch.bfloat16
-    assert (_dtype("float32", cpu, 10**9), _dtype("bfloat16", cpu, 1)) == (torch.float32, torch.bfloat16)
+    assert dtype_named("auto", cpu, 4_000_000) == torch.float32
+    assert dtype_named("auto", cpu, 600_000_000) == large
+    assert dtype_named("auto", torch.device("cuda"), 4_000_000) == torch.bfloat16
+    assert (dtype_named("float32", cpu, 10**9), dtype_named("bfloat16", cpu, 1)) == (torch.float32, torch.bfloat16)
 
 
 def test_a_model_in_bf16_answers(engine, tmp_path):

@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
     for file in files:
         with PageFile(Path(file)) as opened:
             opened.numbers(selection)
-    reader = load_reader(options.model, options.device)
+    reader = load_reader(options.model, options.device, options.engine)
     how = {"pages": selection, "max_new_tokens": options.max_new_tokens, "dpi": options.dpi}
     how["schema"] = schema
     [answer] = reader.answers([Path(file) for file in files], [question], **how)

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from parsit.cli.engines import add_engine_option, is_address, make_engine
 from parsit.cli.parser import Parser
 from parsit.types import InputError, UsageError
 
 if TYPE_CHECKING:
     from parsit.eval import Evaluation
     from parsit.parse.engine import ModelEngine
+    from parsit.parse.reader import Engine
     from parsit.types import Generation, Sample, Turn
 
 
@@ -52,6 +54,7 @@ def parser() -> Parser:
                    "benchmark 4400 a page, 96 a line)")  # fmt: skip
     p.add_argument("--batch_size", type=int, default=16, help="prompts that go through the model together")
     p.add_argument("--device", help="cpu, cuda, …; by default the GPU where there is one")
+    add_engine_option(p)
     return p
 
 
@@ -92,6 +95,9 @@ def check(args: Any) -> None:
     for name, least in (("limit", 0), ("max_new_tokens", 1), ("batch_size", 1), ("worst", 0)):
         if getattr(args, name) is not None and getattr(args, name) < least:
             raise UsageError(f"--{name} is {getattr(args, name)}: it must be {least} or more")
+    is_address(args.engine)
+    if args.nats and args.engine != "hf":
+        raise UsageError(f"--nats with --engine {args.engine}: only hf gives the likelihood of an answer that is given")
     if args.out and Path(args.out).exists() and not Path(args.out).is_dir():
         raise UsageError(f"--out {args.out} is a file: name a folder")
 
@@ -108,15 +114,13 @@ def score_data(args: Any) -> int:
             refuse_inputs(Path(args.out) / name, [*map(Path, args.data), *images])
     samples = samples[: args.limit] if args.limit > 0 else samples
 
-    from parsit.cli.console import quiet_libraries, say
+    from parsit.cli.console import say
     from parsit.eval import write_worst_cases
     from parsit.files.run_folder import model_name
     from parsit.hub import model_folder
-    from parsit.parse.engine import load_engine
 
-    quiet_libraries()
-    folder = model_folder(args.model)
-    engine = load_engine(folder, args.device, args.batch_size)
+    folder = Path(args.model) if is_address(args.engine) else model_folder(args.model)
+    engine = make_engine(args.engine, args.model, args.device, args.batch_size)
     longest = args.max_new_tokens or MAX_ANSWER_TOKENS
     evaluation = evaluate_engine(engine, samples, longest, "scoring")
     print_scores(evaluation)
@@ -135,7 +139,7 @@ def score_data(args: Any) -> int:
     return 1 if evaluation.summary.failed else 0
 
 
-def evaluate_engine(engine: ModelEngine, samples: Sequence[Sample], max_new_tokens: int, title: str) -> Evaluation:
+def evaluate_engine(engine: Engine, samples: Sequence[Sample], max_new_tokens: int, title: str) -> Evaluation:
     """Score an engine on samples, with a progress bar."""
     from parsit.cli.console import bar
     from parsit.eval import evaluate

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from parsit.cli.console import bar, say
+from parsit.cli.engines import is_address, make_engine
 from parsit.files import refuse_inputs, write_whole
 from parsit.types import Document, UsageError
 
@@ -65,16 +66,13 @@ def candidates(folder: BenchFolder, given: list[str]) -> dict[str, Path]:
 
 def read(args: Any, folder: BenchFolder) -> tuple[str, ...]:
     """Read all pages with the model, and say which could not be read."""
-    from parsit.cli.console import quiet_libraries
     from parsit.eval.bench import write_readings
     from parsit.hub import model_folder
-    from parsit.parse.engine import load_engine
     from parsit.parse.reader import Reader
 
     folder.check_target()
-    model = model_folder(args.model)
-    quiet_libraries()
-    reader = Reader(load_engine(model, args.device, args.batch_size))
+    model = Path(args.model) if is_address(args.engine) else model_folder(args.model)
+    reader = Reader(make_engine(args.engine, args.model, args.device, args.batch_size))
 
     def parse(file: Path) -> Document:
         return reader.parse(file, max_new_tokens=args.max_new_tokens, on_error="keep")

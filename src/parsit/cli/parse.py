@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from parsit.cli.engines import add_engine_option, is_address, make_engine
 from parsit.cli.parser import Parser
 from parsit.files import refuse_inputs, write_whole
 from parsit.types import Document, InputError, Page, ParsitError, UsageError
@@ -110,6 +111,7 @@ def add_page_options(p: Parser) -> None:
     """The options that `parse` and `ask` share."""
     p.add_argument("--dpi", type=float, default=150.0, help="dots per inch at which PDF pages are drawn")
     p.add_argument("--device", help="torch device such as cpu or cuda:0 (default: the best there is)")
+    add_engine_option(p)
 
 
 def main(argv: list[str]) -> int:
@@ -134,7 +136,7 @@ def main(argv: list[str]) -> int:
     jobs = check_files(files, outs, selection)
     if not jobs:
         return 1
-    reader = load_reader(options.model, options.device)
+    reader = load_reader(options.model, options.device, options.engine)
     how = {"pages": selection, "prompt": options.prompt, "split": options.split, "dpi": options.dpi}
     how |= {"max_new_tokens": options.max_new_tokens, "on_error": "keep"}
     documents = [read(reader, job, FORMATS[suffix], how) for job in jobs]
@@ -148,8 +150,9 @@ def check_page_options(options: Any) -> None:
     """Refuse numbers that make no sense.
 
     Raises:
-        UsageError: `--dpi` or `--max_new_tokens` is out of range.
+        UsageError: `--dpi` or `--max_new_tokens` is out of range, or `--engine` is none.
     """
+    is_address(options.engine)
     if not MIN_DPI <= options.dpi <= MAX_DPI:
         raise UsageError(f"--dpi {options.dpi:g} is outside {MIN_DPI} to {MAX_DPI}")
     if options.max_new_tokens is not None and options.max_new_tokens < 1:
@@ -226,22 +229,16 @@ def check_files(files: list[Path], outs: list[Path | None], selection: Any) -> l
     return jobs
 
 
-def load_reader(model: str, device: str | None) -> Any:
+def load_reader(model: str, device: str | None, engine: str) -> Any:
     """The `Reader` of a model; torch is imported here, once there is known to be a model.
 
     Raises:
-        InputError: There is no model, or it cannot be loaded.
+        InputError: There is no model, it cannot be loaded, or the server does not answer.
     """
-    from parsit.hub import model_folder
-
-    folder = model_folder(model)
-
-    from parsit.cli.console import quiet_libraries
-    from parsit.parse.engine import load_engine
+    loaded = make_engine(engine, model, device)
     from parsit.parse.reader import Reader
 
-    quiet_libraries()
-    return Reader(load_engine(folder, device=device))
+    return Reader(loaded)
 
 
 def read(reader: Any, job: Job, form: Callable[[Document], str], how: dict[str, Any]) -> Document | None:

@@ -10,13 +10,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+from parsit.cli.engines import LOCAL, refuse_device
 from parsit.cli.parser import Parser
 from parsit.types import InputError, UsageError
 
 TOKEN_VARIABLE = "PARSIT_TOKEN"
 GROUPS = {
     "address": ("host", "port", "token_file"),
-    "model": ("device", "dtype", "batch_size", "model_name"),
+    "model": ("engine", "device", "dtype", "batch_size", "model_name"),
     "limits": (
         "max_body_mb",
         "max_pages",
@@ -42,6 +43,7 @@ def parser() -> Parser:
     p.add_argument(
         "--token_file", metavar="FILE", help=f"file with the token that clients must show (or ${TOKEN_VARIABLE})"
     )
+    p.add_argument("--engine", choices=LOCAL, default="hf", help="what answers: transformers, or vLLM")
     p.add_argument("--device", help="torch device such as cpu or cuda:0 (default: the best there is)")
     p.add_argument(
         "--dtype",
@@ -65,6 +67,8 @@ def main(argv: list[str]) -> int:
     """Run the verb; it ends with Ctrl-C."""
     options = parser().parse_args(argv)
     check_numbers(options)
+    if options.engine != "hf":
+        refuse_device(options.engine, options.device)
     token = read_token(options.token_file)
     _require_extra()
 
@@ -85,6 +89,8 @@ def main(argv: list[str]) -> int:
 def _serve(options: Any, folder: Path, token: str | None, is_local: bool, bound: Any) -> None:
     from parsit.cli.console import quiet_libraries, say
     from parsit.parse.engine import load_engine
+    from parsit.parse.row_engine import RowEngine
+    from parsit.parse.vllm_engine import load_vllm_engine
     from parsit.serve.app import ServeSettings
     from parsit.serve.batcher import Batcher
     from parsit.serve.limits import ServeLimits
@@ -101,7 +107,11 @@ def _serve(options: Any, folder: Path, token: str | None, is_local: bool, bound:
     )
     name = options.model_name or Path(options.model).resolve().name
     hosts = frozenset(host.lower() for host in options.image_hosts)
-    engine = load_engine(folder, options.device, options.batch_size, options.dtype)
+    engine: RowEngine
+    if options.engine == "vllm":
+        engine = load_vllm_engine(folder, options.batch_size, options.dtype)
+    else:
+        engine = load_engine(folder, options.device, options.batch_size, options.dtype)
     port = bound.getsockname()[1]
     shown = f"[{options.host}]" if ":" in options.host else options.host
     serve(

@@ -7,27 +7,19 @@ draws have a generator of their own; matrix products of more rows may round diff
 
 from __future__ import annotations
 
-import math
-import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 
 from parsit.model import ParsitForConditionalGeneration
-from parsit.parse.answer_text import AnswerText
 from parsit.parse.row_attention import RowCache, Segment, attending_rows
+from parsit.parse.row_queue import Row, RowQueue
 from parsit.processing.collate import collate_packed
 from parsit.processing.processor import Features, ParsitProcessor
-from parsit.types import Confidence, Delta, Generation, InputError, Sampling, TokenScore
+from parsit.types import Sampling, TokenScore
 
-# A text loops when its last tokens are one period, at most this long, this many times over.
-MAX_PERIOD = 64
-MIN_REPEATS = 4
-MIN_LOOP_TOKENS = 32
-_CHECK_EVERY = 8
 # Prompts that go through the model in one step, in tokens; a longer one goes alone, and rows that are being written
 # wait for that step. On a CPU one prompt a step: it keeps the processor busy by itself, so that several only wait for
 # each other, and rows that begin together end together, which makes the next ones wait as well (benchmarks/rows.py).
@@ -47,33 +39,16 @@ class Matcher(Protocol):
 
 
 @dataclass(eq=False, slots=True)
-class Row:
-    """One conversation that is being answered.
+class ModelRow(Row):
+    """A row with what the model keeps of it.
 
     Args:
         features: the encoded prompt; dropped once the model has seen it.
-        max_new_tokens: the longest answer.
-        sampling: how tokens are chosen.
-        text: the answer so far.
         matcher: holds the answer to a schema.
-        on_delta: called with every token, in the thread that steps.
-        deadline: `time.monotonic()` at which the answer is stopped.
-        is_bulk: one of many; see `RowBatch`.
     """
 
-    features: Features | None
-    max_new_tokens: int
-    sampling: Sampling
-    text: AnswerText
+    features: Features | None = None
     matcher: Matcher | None = None
-    on_delta: Callable[[Delta], None] | None = None
-    deadline: float = math.inf
-    is_bulk: bool = False
-    is_cancelled: bool = False
-    result: Generation | None = None
-    num_prompt_tokens: int = 0
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
     cache: RowCache = field(default_factory=RowCache)
     generator: torch.Generator | None = None
 
@@ -81,24 +56,18 @@ class Row:
         if self.sampling.temperature > 0:
             self.generator = torch.Generator(device="cpu").manual_seed(self.sampling.seed)
 
-    def finish(self, flags: tuple[str, ...]) -> None:
-        """Close the answer and let its memory go."""
-        rest = self.text.finish()
-        if rest and self.on_delta:
-            self.on_delta(Delta(rest, TokenScore(-1, 0.0)))
-        probabilities = [math.exp(one) for one in self.logprobs]
-        confidence = None
-        if probabilities:
-            confidence = Confidence(sum(probabilities) / len(probabilities), min(probabilities))
-        self.result = Generation(self.text.text, len(self.ids), flags, confidence, self.num_prompt_tokens)
+    def accept(self, token: int) -> None:
+        """Tell the schema's matcher."""
+        if self.matcher:
+            self.matcher.accept(token)
+
+    def release(self) -> None:
+        """Let go of keys and values."""
         self.features, self.cache, self.matcher, self.generator = None, RowCache(), None, None
 
 
-class RowBatch:
-    """Rows that wait and rows that are being written, on one model. Not thread-safe: one thread steps.
-
-    Rows begin in the order in which they came, but bulk rows never take the last quarter of the places: who asks one
-    question does not wait for the pages of a long document.
+class RowBatch(RowQueue[ModelRow]):
+    """Rows on one model.
 
     Args:
         model: the model, on its device.
@@ -107,78 +76,22 @@ class RowBatch:
     """
 
     def __init__(self, model: ParsitForConditionalGeneration, processor: ParsitProcessor, max_rows: int) -> None:
-        self.model, self.processor, self.max_rows = model, processor, max_rows
-        self.waiting: deque[Row] = deque()
-        self.active: list[Row] = []
-
-    def add(self, row: Row) -> None:
-        """Let a row wait for its turn.
-
-        Raises:
-            InputError: its prompt leaves no room in the model's context.
-        """
-        self.check(row)
-        self.waiting.append(row)
-
-    def check(self, row: Row) -> None:
-        """See to it that a row ends where the model's context does; any thread may ask. Raises as `add`."""
-        assert row.features is not None
-        row.num_prompt_tokens = len(row.features.input_ids)
-        row.max_new_tokens = min(row.max_new_tokens, self.room(row.num_prompt_tokens))
-
-    def room(self, prompt_length: int) -> int:
-        """How many tokens the model's context leaves behind a prompt. Raises `InputError` if that is none."""
-        context = self.model.config.text_config.max_position_embeddings
-        if prompt_length >= context:
-            raise InputError(
-                f"images and prompt are {prompt_length:,} tokens, the model's context has {context:,}: show fewer pages"
-            )
-        return context - prompt_length
+        super().__init__(max_rows, model.config.text_config.max_position_embeddings)
+        self.model, self.processor = model, processor
 
     @torch.no_grad()
-    def step(self) -> list[Row]:
+    def step(self) -> list[ModelRow]:
         """One token for every row that is written; gives the rows that are done."""
-        stopped = self._stop_rows()
-        new = self._admit()
+        stopped = self.stop_rows()
+        new = self.admit(PROMPT_TOKENS_A_STEP.get(self.model.device.type, 2048))
         if not self.active and not new:
             return stopped
         scores_RV = self._scores(self.active, new)
         self.active += new
         self._choose(scores_RV)
-        done = [row for row in self.active if row.result]
-        self.active = [row for row in self.active if not row.result]
-        return stopped + done
+        return stopped + self.take_done()
 
-    def _stop_rows(self) -> list[Row]:
-        """Close the rows whose time is up or that nobody waits for any more."""
-        now = time.monotonic()
-        stopped = [row for row in (*self.active, *self.waiting) if row.is_cancelled or now >= row.deadline]
-        for row in stopped:
-            row.finish(("stopped",))
-        if stopped:
-            self.active = [row for row in self.active if not row.result]
-            self.waiting = deque(row for row in self.waiting if not row.result)
-        return stopped
-
-    def _admit(self) -> list[Row]:
-        """The rows that begin in this step."""
-        new: list[Row] = []
-        num_tokens = 0
-        most = PROMPT_TOKENS_A_STEP.get(self.model.device.type, 2048)
-        free = self.max_rows - len(self.active)
-        free_for_bulk = self.max_rows - self.max_rows // 4 - sum(row.is_bulk for row in self.active)
-        for row in tuple(self.waiting):
-            if len(new) == free or (new and num_tokens + row.num_prompt_tokens > most):
-                break
-            if row.is_bulk and free_for_bulk <= 0:
-                continue
-            free_for_bulk -= row.is_bulk
-            num_tokens += row.num_prompt_tokens
-            new.append(row)
-            self.waiting.remove(row)
-        return new
-
-    def _scores(self, written: Sequence[Row], new: Sequence[Row]) -> torch.Tensor:
+    def _scores(self, written: Sequence[ModelRow], new: Sequence[ModelRow]) -> torch.Tensor:
         """Run the model on the last token of rows that are written and on the prompts of new ones.
 
         Returns:
@@ -209,7 +122,7 @@ class RowBatch:
             row.features = None
         return logits[0].float().cpu()
 
-    def _embeds(self, written: Sequence[Row], new: Sequence[Row]) -> torch.Tensor:
+    def _embeds(self, written: Sequence[ModelRow], new: Sequence[ModelRow]) -> torch.Tensor:
         """`float[1, T, D]`: tokens of the rows that are written, then the new prompts with their images."""
         parts = []
         if written:
@@ -239,26 +152,7 @@ class RowBatch:
                     row.finish(("truncated",))
                     continue
             token = _draw(scores_V, row.sampling, row.generator)
-            self._advance(row, TokenScore(token, float(own_V[token]) - total, top))
-
-    def _advance(self, row: Row, token: TokenScore) -> None:
-        """Put a token behind a row's answer; the row is done if that ends it."""
-        row.logprobs.append(token.logprob)
-        if token.id == self.processor.chat_tokens.im_end:
-            row.finish(())
-            return
-        row.ids.append(token.id)
-        delta = row.text.add(token.id)
-        if row.on_delta:
-            row.on_delta(Delta(delta, token))
-        if row.matcher:
-            row.matcher.accept(token.id)
-        if row.text.is_stopped:
-            row.finish(())
-        elif len(row.ids) % _CHECK_EVERY == 0 and repeats_itself(row.ids):
-            row.finish(("looping",))
-        elif len(row.ids) >= row.max_new_tokens:
-            row.finish(("truncated",))
+            row.advance(TokenScore(token, float(own_V[token]) - total, top), self.processor.chat_tokens.im_end)
 
 
 def _draw(scores_V: torch.Tensor, sampling: Sampling, generator: torch.Generator | None) -> int:
@@ -279,15 +173,3 @@ def _top(scores_V: torch.Tensor, total: float, count: int) -> tuple[tuple[int, f
         return ()
     values, ids = scores_V.topk(count)
     return tuple(zip(ids.tolist(), (values - total).tolist(), strict=True))
-
-
-def repeats_itself(ids: Sequence[int]) -> bool:
-    """Whether the end of `ids` is one period of up to `MAX_PERIOD` tokens, `MIN_REPEATS` times over."""
-    for period in range(1, MAX_PERIOD + 1):
-        length = max(MIN_REPEATS * period, MIN_LOOP_TOKENS)
-        if length > len(ids):
-            return False
-        tail = ids[-length:]
-        if tail[period:] == tail[:-period]:
-            return True
-    return False

@@ -152,26 +152,29 @@ def chat_template(mm_use_im_start_end: bool, end: str = IM_END, bos: str = "") -
     `end` ends a turn, and `bos` begins the conversation, as in `ChatTokens`.
 
     Unlike Qwen3's own template it adds no empty `<think>` block and no default system prompt.
-    Rendered text cannot tell structure from content: use `ParsitProcessor.apply_chat_template`
-    with `tokenize=True`, which goes through `encode_chat`, wherever the content is not trusted. The
+    Rendered text cannot tell structure from content, so text that has the name of a structural token in it is refused;
+    `ParsitProcessor.apply_chat_template` with `tokenize=True` goes through `encode_chat`, which takes any text. The
     newline behind leading images is `_set_apart`'s.
     """
     image = VISION_START + IMAGE_TOKEN + VISION_END if mm_use_im_start_end else IMAGE_TOKEN
+    names = _needed(end, IMAGE_TOKEN, mm_use_im_start_end) + ([bos] if bos else [])
     begin = "{{- '" + bos + "' -}}" if bos else ""
     return (
-        begin + "{%- for message in messages -%}"
-        "{{ '" + IM_START + "' + message['role'] + '\\n' }}"
-        "{%- if message['content'] is string -%}{{ message['content'] }}"
+        "{%- macro plain(text) -%}{%- for token in ['" + "', '".join(names) + "'] -%}{%- if token in text -%}"
+        "{{ raise_exception('a message has ' + token + ' in its text, which would be taken for structure') }}"
+        "{%- endif -%}{%- endfor -%}{{ text }}{%- endmacro -%}" + begin + "{%- for message in messages -%}"
+        "{{ '" + IM_START + "' + plain(message['role']) + '\n' }}"
+        "{%- if message['content'] is string -%}{{ plain(message['content']) }}"
         "{%- else -%}{%- set so_far = namespace(images=false, text=false) -%}{%- for part in message['content'] -%}"
         "{%- if part['type'] == 'text' -%}"
-        "{%- if so_far.images and not so_far.text and part['text'] and part['text'][0] != '\\n' -%}{{ '\\n' }}"
-        "{%- endif -%}{{ part['text'] }}{%- if part['text'] -%}{%- set so_far.text = true -%}{%- endif -%}"
+        "{%- if so_far.images and not so_far.text and part['text'] and part['text'][0] != '\n' -%}{{ '\n' }}"
+        "{%- endif -%}{{ plain(part['text']) }}{%- if part['text'] -%}{%- set so_far.text = true -%}{%- endif -%}"
         "{%- elif part['type'] in ('image', 'image_url') -%}{{ '" + image + "' }}{%- set so_far.images = true -%}"
         "{%- else -%}{{ raise_exception('content part of unknown type ' + part['type']) }}{%- endif -%}"
         "{%- endfor -%}{%- endif -%}"
-        "{{ '" + end + "\\n' }}"
+        "{{ '" + end + "\n' }}"
         "{%- endfor -%}"
-        "{%- if add_generation_prompt -%}{{ '" + IM_START + "assistant\\n' }}{%- endif -%}"
+        "{%- if add_generation_prompt -%}{{ '" + IM_START + "assistant\n' }}{%- endif -%}"
     )
 
 

@@ -96,6 +96,12 @@ class ParsitImageProcessor(BaseImageProcessor):
         return layout_of(self, self.image_size, self.patch_size)
 
     @property
+    def size(self) -> dict[str, int]:
+        """Height and width in pixels of an image that becomes as many tokens as any: what vLLM makes room for."""
+        width, height = self.layout.largest_image
+        return {"height": height, "width": width}
+
+    @property
     def scale(self) -> PixelScale:
         """What turns `pixels` into `tiles`."""
         return PixelScale(tuple(self.image_mean), tuple(self.image_std))

@@ -197,12 +197,25 @@ class ParsitProcessor(ProcessorMixin):
         )
 
     def __call__(  # type: ignore[override]
-        self, images: Any = None, text: str | list[str] | None = None, return_tensors: str | None = "pt", **_: Any
+        self,
+        images: Any = None,
+        text: str | list[str] | None = None,
+        return_tensors: str | None = "pt",
+        return_text_replacement_offsets: bool = False,
+        **_: Any,
     ) -> BatchFeature:
         """Rendered prompts with one `<|image_pad|>` for each image, and the images, to a left-padded batch.
 
         The Hugging Face way, for tools that expect it. Special tokens in `text` are structure here;
         `encode` and `apply_chat_template` are the ways for text that is not trusted.
+
+        Args:
+            images: as `ParsitImageProcessor` takes them.
+            text: one prompt or several.
+            return_tensors: "pt".
+            return_text_replacement_offsets: for programs that put the images' tokens into the prompt themselves (vLLM):
+                also give, for each prompt, what takes the place of each of its placeholders, and `pixel_values` as a
+                list, the tiles of each image by themselves.
 
         Raises:
             ValueError: more or fewer images than placeholders.
@@ -210,12 +223,42 @@ class ParsitProcessor(ProcessorMixin):
         texts = [text] if isinstance(text, str) else list(text or [])
         features = self.image_processor(images) if images is not None and images != [] else None
         sizes = features["image_sizes"].tolist() if features is not None else []
-        expanded = self._expand(texts, [self.image_processor.layout.num_image_tokens(w, h) for h, w in sizes])
+        plans = [self.image_processor.layout.plan(width, height) for height, width in sizes]
+        expanded = self._expand(texts, [plan.num_tokens for plan in plans])
         batch = self.tokenizer(
             expanded, padding=True, padding_side="left", add_special_tokens=False, return_tensors=return_tensors
         )
-        data = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-        return BatchFeature({**data, **(features or {})})
+        data = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], **(features or {})}
+        if return_text_replacement_offsets:
+            counts = iter(plan.num_tokens for plan in plans)
+            data["text_replacement_offsets"] = [
+                [{"type": "image", "replacement": IMAGE_TOKEN * next(counts)} for _ in range(prompt.count(IMAGE_TOKEN))]
+                for prompt in texts
+            ]
+        if return_text_replacement_offsets and features is not None:
+            data["pixel_values"] = list(features["pixel_values"].split([plan.num_tiles for plan in plans]))
+        return BatchFeature(data)
+
+    @property
+    def image_token(self) -> str:
+        """The placeholder that an image's tokens take the place of."""
+        return IMAGE_TOKEN
+
+    @property
+    def image_token_id(self) -> int:
+        """The placeholder's id."""
+        return self.chat_tokens.image
+
+    def _get_num_multimodal_tokens(
+        self, image_sizes: Sequence[Sequence[int]] | None = None, **_: Any
+    ) -> dict[str, list[int]]:
+        """For vLLM: how many tokens images become, from their sizes (height, width) alone.
+
+        An image counts as one patch, since its tiles are one entry of `pixel_values`.
+        """
+        layout = self.image_processor.layout
+        tokens = [layout.num_image_tokens(width, height) for height, width in image_sizes or ()]
+        return {"num_image_tokens": tokens, "num_image_patches": [1] * len(tokens)}
 
     def _expand(self, texts: list[str], counts: list[int]) -> list[str]:
         """Each placeholder repeated as often as its image has tokens."""

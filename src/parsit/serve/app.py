@@ -87,7 +87,9 @@ def build_app(engine: Batcher, settings: ServeSettings) -> FastAPI:
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        model = {"id": settings.model_name, "object": "model", "created": started, "owned_by": "parsit"}
+        model: dict[str, Any] = {"id": settings.model_name, "object": "model", "created": started, "owned_by": "parsit"}
+        # What `--engine http://…` needs to know to read pages.
+        model["parsit"] = {"reading_unit": engine.reading_unit, "read_prompt": engine.read_prompt}
         return {"object": "list", "data": [model]}
 
     @app.get("/health")

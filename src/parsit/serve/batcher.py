@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from parsit.parse.reader import Engine, OnDelta
+from parsit.parse.row_engine import RowEngine
 from parsit.types import GREEDY, Delta, Generation, ParsitError, Sampling, Turn
 
 log = logging.getLogger("parsit.serve")
@@ -77,13 +78,13 @@ class RowTicket:
 
 
 class Batcher:
-    """Answers from many threads at once, on one `parsit.parse.engine.ModelEngine`.
+    """Answers from many threads at once, on one `parsit.parse.row_engine.RowEngine`: a model at hand, or vLLM's.
 
     Args:
         engine: the model; nobody else may use it from now on.
     """
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: RowEngine) -> None:
         self._engine = engine
         self._batch = engine.new_batch()
         self._tickets: dict[Any, RowTicket] = {}
@@ -246,6 +247,7 @@ class Batcher:
 
     def _fail(self, error: Exception, keep: Sequence[Any] = ()) -> None:
         """Give up on all rows but those that are kept, which go on in a new batch."""
+        self._batch.discard()
         self._batch = self._engine.new_batch()
         tickets, self._tickets = self._tickets, {row: self._tickets[row] for row in keep}
         for row in keep:

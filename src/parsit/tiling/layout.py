@@ -166,6 +166,11 @@ class ImageLayout:
         """Tokens that an image of this size becomes."""
         return self.plan(width, height).num_tokens
 
+    @property
+    def largest_image(self) -> tuple[int, int]:
+        """(width, height) of an image that becomes as many tokens as any."""
+        return _largest_image(self)
+
 
 @lru_cache
 def _resolutions(pinpoints: str | tuple[tuple[int, int], ...], image_size: int) -> tuple[tuple[int, int], ...]:
@@ -176,6 +181,21 @@ def _resolutions(pinpoints: str | tuple[tuple[int, int], ...], image_size: int) 
     if not pinpoints or any(side % image_size or side <= 0 for pair in pinpoints for side in pair):
         raise ValueError(f"image_grid_pinpoints must be multiples of the tile size {image_size}: {pinpoints}")
     return tuple((int(width), int(height)) for width, height in pinpoints)
+
+
+@lru_cache
+def _largest_image(layout: ImageLayout) -> tuple[int, int]:
+    """A grid that is filled; where `anyres_max_N` shrinks those, the part of one that is just not shrunk."""
+    if not layout.is_anyres:
+        return layout.image_size, layout.image_size
+    sizes = list(layout.resolutions)
+    if layout.max_num_patches:
+        steps = layout.features_per_side
+        for width, height in layout.resolutions:
+            rows, columns = height // layout.image_size * steps, width // layout.image_size * steps
+            sizes += [(width, math.ceil(height * kept / rows)) for kept in range(1, rows)]
+            sizes += [(math.ceil(width * kept / columns), height) for kept in range(1, columns)]
+    return max(sizes, key=lambda size: layout.num_image_tokens(*size))
 
 
 @lru_cache(maxsize=65536)

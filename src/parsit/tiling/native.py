@@ -107,6 +107,15 @@ class NativeLayout:
         """Tokens that an image of this size becomes."""
         return self.plan(width, height).num_tokens
 
+    @property
+    def largest_image(self) -> tuple[int, int]:
+        """(width, height) of an image that becomes as many tokens as any: the squarest that fills the budget."""
+        most = self.max_image_tokens
+        shapes = [(rows, most // rows - self.has_newline) for rows in range(1, most + 1) if most % rows == 0]
+        rows, columns = min((s for s in shapes if s[1] > 0), key=lambda shape: abs(shape[0] - shape[1]))
+        pixels = math.prod(self.patches_per_token) * self.patch_size
+        return columns * pixels, rows * pixels
+
 
 @lru_cache(maxsize=65536)
 def _plan(layout: NativeLayout, width: int, height: int) -> ImagePlan:
