@@ -36,6 +36,7 @@ class Describing:
     batch_size: int = 2
     read_prompt: str = "Read it."
     reading_unit: str = "page"
+    tasks: tuple[str, ...] = ()
     answer: Callable[[Turn], Generation] = lambda turn: Generation(str(turn.images[0].source.width), 1)
     batches: list[list[tuple[Turn, ...]]] = field(default_factory=list)
     limits: list[int] = field(default_factory=list)

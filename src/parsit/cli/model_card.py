@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 
 def model_card(
-    model: ParsitForConditionalGeneration, processor: ParsitProcessor, source: Path | None, place: str
+    model: ParsitForConditionalGeneration,
+    processor: ParsitProcessor,
+    source: Path | None,
+    place: str,
+    note: str | None = None,
 ) -> str:
     """The card of a model as Markdown.
 
@@ -22,6 +26,7 @@ def model_card(
         processor: its processor.
         source: the checkpoint or folder that it was exported from; None: nothing is known of its training.
         place: what `parsit.load` is to be given: an id on the Hub, or the folder's name.
+        note: a sentence of whoever exports it.
     """
     from parsit.hub.card import CardFacts, render_card, version_of
     from parsit.model.summary import summarize
@@ -33,6 +38,8 @@ def model_card(
         place=place,
         reading_unit=processor.reading_unit,
         read_prompt=processor.read_prompt,
+        tasks=processor.tasks,
+        note=note or "",
         parts=summary.parts | {"total": summary.total},
         page_tokens=summary.page_tokens,
         page_dpi=summary.page_dpi,

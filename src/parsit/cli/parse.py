@@ -41,7 +41,7 @@ def parser() -> Parser:
     """The verb's command line."""
     p = Parser("parsit parse", "Read PDFs and images (PNG, JPEG, TIFF, WebP …) into Markdown, JSON or text.")
     p.add_argument("files", nargs="+", metavar="FILE", help="PDF or image; its content says which")
-    p.add_argument("--model", required=True, metavar="MODEL", help=MODEL_HELP)
+    p.add_argument("--model", metavar="MODEL", help=f"{MODEL_HELP} (default: parsit-tiny, which comes with Parsit)")
     p.add_argument("--pages", metavar="1-3,7", help="pages to read, of every file (default: all)")
     p.add_argument("--format", choices=list(FORMATS), help="output format (default: by the suffix of --out, else md)")
     p.add_argument(
@@ -169,15 +169,16 @@ def check_files(files: list[Path], outs: list[Path | None], selection: Any) -> l
     return jobs
 
 
-def load_reader(model: str, device: str | None) -> Any:
-    """The `Reader` of a model; torch is imported here, once there is known to be a model.
+def load_reader(model: str | None, device: str | None) -> Any:
+    """The `Reader` of a model, by default the package's; torch is imported here, once there is known to be a model.
 
     Raises:
         InputError: There is no model, or it cannot be loaded.
+        UsageError: None is named, and there is no default.
     """
-    from parsit.hub import model_folder
+    from parsit.hub import model_folder, named_or_default
 
-    folder = model_folder(model)
+    folder = model_folder(named_or_default(model))
 
     from parsit.cli.console import quiet_libraries
     from parsit.parse.engine import load_engine

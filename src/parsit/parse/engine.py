@@ -60,6 +60,11 @@ class ModelEngine:
         """What the model was trained to read at once: `page` or `line`."""
         return self.processor.reading_unit
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What the model is known to be able to do; none: that is not known."""
+        return self.processor.tasks
+
     def new_batch(self) -> RowBatch:
         """An empty batch, for whoever steps it himself."""
         return RowBatch(self.model, self.processor, self.batch_size)
