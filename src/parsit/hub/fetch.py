@@ -60,8 +60,8 @@ def model_folder(name: str | Path, weights: bool = True) -> Path:
     """The folder of a Parsit model.
 
     Args:
-        name: a model's folder; a run's, for its best checkpoint, else its newest; `parsit-tiny`, the one in the package;
-            or `ORG/NAME[@REVISION]` on the Hub.
+        name: a model's folder; a run's, for its best checkpoint, else its newest; `parsit-tiny`, the one in the
+            package; or `ORG/NAME[@REVISION]` on the Hub.
         weights: False: configuration, tokenizer and processor are enough.
 
     Raises:

@@ -28,6 +28,8 @@ class Sampling:
 
 
 GREEDY = Sampling()
+# Below this mean probability of its tokens what was read is flagged `low_confidence` (docs/reading.md).
+LOW_CONFIDENCE = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,11 @@ class Confidence:
 
     mean: float
     lowest: float
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What a line or a page that was read with it is flagged with."""
+        return ("low_confidence",) if self.mean < LOW_CONFIDENCE else ()
 
 
 @dataclass(frozen=True, slots=True)
