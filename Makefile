@@ -28,7 +28,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 setup: $(VENV)/.ready  ## make .venv with everything that tests and demo need
 
-demo: setup  ## make documents, train parsit-tiny, evaluate it, read a PDF, write demo/report.html (9 minutes)
+demo: setup  ## read a PDF with parsit-tiny, fine-tune it on a printer that it is bad at, score it: demo/report.html (8 minutes)
 	$(BIN)/python scripts/demo.py $(PDF)
 
 # COST="4.1 core-hours on two cores of an AMD EPYC": for the card

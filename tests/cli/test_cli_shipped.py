@@ -119,6 +119,17 @@ def test_a_package_without_a_model_says_so_in_one_line(plain, tmp_path, words):
     assert line.startswith(NONE)
 
 
+def test_the_demo_without_a_model_ends_in_one_line(plain, tmp_path):
+    linked(tmp_path)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, ROOT / "scripts" / "demo.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"make demo: {NONE.removeprefix('parsit: ')}")
+    assert [path.name for path in tmp_path.iterdir()] == ["parsit"]
+
+
 def test_a_variable_names_another_default_in_python_too(plain, monkeypatch, capsys, tmp_path):
     monkeypatch.setenv(hub.MODEL_VARIABLE, str(plain))
     reader = parsit.load()
