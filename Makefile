@@ -32,8 +32,9 @@ demo: setup  ## read a PDF with parsit-tiny, fine-tune it on a printer that it i
 	$(BIN)/python scripts/demo.py $(PDF)
 
 # COST="4.1 core-hours on two cores of an AMD EPYC": for the card
-ship-model: setup  ## put a trained model into the package (then commit it): MODEL=runs/tiny COST="core-hours and machine"
+ship-model: setup  ## put a trained model into the package, draw the README's picture: MODEL=runs/tiny COST="core-hours, machine"
 	$(BIN)/python scripts/ship_model.py "$(MODEL)" --cost "$(COST)"
+	$(BIN)/python scripts/readme_picture.py
 
 test: setup  ## run the tests, two at a time; T=tests/model: these alone
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(COVERAGE) $(T)
