@@ -10,10 +10,10 @@ import tempfile
 from pathlib import Path
 
 import matplotlib
+from demo import write_pdf
 from PIL import Image, ImageDraw, ImageFont
 
 import parsit
-from demo import write_pdf
 from parsit.parse.pages import PageFile
 
 HEIGHT, MARGIN, TEXT_WIDTH, COLOURS = 760, 24, 560, 32
