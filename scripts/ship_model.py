@@ -19,6 +19,7 @@ from parsit.cli.main import dispatch
 from parsit.files import whole_folder
 from parsit.files.manifest import require_sound_model, write_manifest
 from parsit.hub import SHIPPED
+from parsit.hub.card import CARD_FILE
 from parsit.types import ParsitError
 
 PLACE = Path(__file__).parents[1] / "src" / "parsit" / "models" / SHIPPED
@@ -49,12 +50,21 @@ def ship(model: str, cost: str, place: Path) -> None:
         exported = draft / SHIPPED  # the card calls the model by its folder's name
         dispatch(["export", model, "--out", str(exported), "--dtype", "bfloat16", "--tasks", "read", "--note", cost])
         require_small(exported)
+        say_where_it_lies(exported / CARD_FILE)
         for file in exported.iterdir():
             file.rename(draft / file.name)
         exported.rmdir()
         write_manifest(draft)
         require_sound_model(draft)
     print(f"shipped: {place}")
+
+
+def say_where_it_lies(card: Path) -> None:
+    """transformers is to be given a folder: Parsit alone knows the model by its name."""
+    text = card.read_text(encoding="utf-8")
+    named = f'from_pretrained("{SHIPPED}")'
+    assert named in text, "the card tells how transformers loads the model"
+    card.write_text(text.replace(named, "from_pretrained(parsit.hub.shipped_folder())"), encoding="utf-8")
 
 
 def require_small(folder: Path) -> None:

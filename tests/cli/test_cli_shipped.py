@@ -12,7 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image, ImageDraw
+from safetensors.torch import load_file
 
 import parsit
 from parsit import hf, hub
@@ -78,7 +80,7 @@ def run(site: Path, folder: Path, *words: str, **variables: str) -> subprocess.C
 
 
 @pytest.mark.slow
-def test_it_reads_where_no_model_is_named_and_says_so(site, plain):
+def test_it_reads_where_no_model_is_named_and_says_so(site, plain, tmp_path):
     done = run(site, plain.parent, "parse", "page.png", "--max_new_tokens", "4", "--format", "json")
     assert done.stderr.splitlines() == [SAID]
     [page] = json.loads(done.stdout)["pages"]
@@ -88,6 +90,8 @@ def test_it_reads_where_no_model_is_named_and_says_so(site, plain):
     assert f"folder: {site / 'parsit' / 'models' / 'parsit-tiny'}" in info.stdout
     [digest] = [line.split()[1] for line in info.stdout.splitlines() if line.startswith("sha256:")]
     assert len(digest) == 64
+    (tmp_path / "parsit-tiny").mkdir()  # somebody's own, which is no model: it is not what the default means
+    assert run(site, tmp_path, "parse", str(plain.parent / "page.png"), "--max_new_tokens", "1").returncode == 0
 
 
 def test_damaged_weights_are_not_used(site, tmp_path):
@@ -145,6 +149,7 @@ def test_a_folder_of_the_name_goes_before_the_package(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert hub.is_shipped("parsit-tiny")
     (tmp_path / "parsit-tiny").mkdir()
+    assert hub.is_shipped(hub.shipped_folder() or "parsit-tiny") == (hub.shipped_folder() is not None)
     assert not hub.is_shipped("parsit-tiny")
     with pytest.raises(InputError, match="parsit-tiny: no model there"):
         hub.model_folder("parsit-tiny")
@@ -166,10 +171,15 @@ def test_it_is_exported_again_with_what_it_can_do_and_its_card(site, tmp_path, c
     card = (shipped / "README.md").read_text()
     assert "Nothing: it was not trained." in card
     assert "reader.ask" not in card
+    assert card.count("from_pretrained(parsit.hub.shipped_folder())") == 2
     assert "It reads, and nothing else" in card
     assert f"parsit {version_of('parsit')}" in card
     assert dispatch(["export", str(shipped), "--out", str(tmp_path / "again"), "--dtype", "float32"]) == 0
     assert hub.tasks_of(tmp_path / "again") == ("read",)
+    again = load_file(tmp_path / "again" / "model.safetensors")
+    assert {weight.dtype for weight in again.values()} == {torch.float32}
+    for name, weight in load_file(shipped / "model.safetensors").items():
+        assert torch.equal(again[name], weight.float())
     assert (tmp_path / "again" / "README.md").read_text() == card
     assert export.find_checkpoint(shipped) == shipped
     with pytest.raises(UsageError, match=r"--note: .*README.md is there already"):

@@ -65,8 +65,8 @@ def require_answering(model: str | None) -> None:
     """
     from parsit.hub import default_model, model_folder, require_asking, tasks_of
 
-    name = model or default_model()[0]
-    require_asking(tasks_of(model_folder(name, weights=False)), f"{name}: a question")
+    folder = model_folder(model or default_model()[0], weights=False)
+    require_asking(tasks_of(folder), f"{model or folder.name}: a question")
 
 
 def read_schema(file: str) -> str:

@@ -25,8 +25,8 @@ def shipped_folder() -> Path | None:
 
 
 def is_shipped(name: str | Path) -> bool:
-    """Whether a name means the model in the package; a folder of that name goes before it."""
-    return str(name) == SHIPPED and not Path(name).exists()
+    """Whether a name means the model in the package: its own, where there is no folder of that name, or its folder."""
+    return (str(name) == SHIPPED and not Path(name).exists()) or Path(name) == shipped_folder()
 
 
 def require_shipped() -> Path:
@@ -42,7 +42,9 @@ def require_shipped() -> Path:
 
 
 def default_model() -> tuple[str, str]:
-    """What is used where no model is named: its name, and why, in a line.
+    """What is used where no model is named, as it would be named, and why, in a line.
+
+    The model in the package is named by its folder: where one runs it, there may be another folder of its name.
 
     Raises:
         UsageError: there is none.
@@ -50,12 +52,13 @@ def default_model() -> tuple[str, str]:
     named = os.environ.get(MODEL_VARIABLE)
     if named:
         return named, f"the model is {named} ({MODEL_VARIABLE})"
-    if shipped_folder() is None:
+    folder = shipped_folder()
+    if folder is None:
         raise UsageError(
             "no model is named, and this package was built without one: name a trained model's folder, or ORG/NAME on "
             f"the Hub ({MODEL_VARIABLE} names one for good)"
         )
-    return SHIPPED, f"the model is {SHIPPED}, which comes with Parsit, as no other is named"
+    return str(folder), f"the model is {SHIPPED}, which comes with Parsit, as no other is named"
 
 
 def named_or_default(name: str | Path | None) -> str | Path:
