@@ -183,16 +183,16 @@ def test_lines_have_boxes_and_pages_a_confidence_over_all_tokens(typeset):
     assert (page.width, page.height) == drawn[0].image.size
 
 
-@pytest.mark.parametrize(("second", "page_flags"), [(0.99, ()), (0.6, ("low_confidence",))])
+@pytest.mark.parametrize(("second", "page_flags"), [(0.99, ()), (0.7, ("low_confidence",))])
 def test_a_line_below_the_threshold_is_flagged_and_a_page_by_all_its_tokens(typeset, second, page_flags):
     path = typeset("#set page(width: 300pt, height: 100pt)\none \\\ntwo \\\nthree")
-    means = iter([0.79, second, 0.8])
+    means = iter([0.94, second, 0.95])
     engine = Describing(
         reading_unit="line", answer=lambda turn: Generation("x", 3, (), Confidence(mean := next(means), mean / 2))
     )
     document = Reader(engine).parse(path)
     low = ("low_confidence",)
-    assert [line.flags for line in document.pages[0].lines] == [low, low if second < 0.8 else (), ()]
+    assert [line.flags for line in document.pages[0].lines] == [low, low if second < 0.95 else (), ()]
     assert document.pages[0].flags == page_flags
     assert ("(low_confidence)" in document.to_markdown()) == bool(page_flags)
 
