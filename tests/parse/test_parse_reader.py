@@ -186,7 +186,7 @@ def test_lines_have_boxes_and_pages_a_confidence_over_all_tokens(typeset):
 @pytest.mark.parametrize(("second", "page_flags"), [(0.99, ()), (0.7, ("low_confidence",))])
 def test_a_line_below_the_threshold_is_flagged_and_a_page_by_all_its_tokens(typeset, second, page_flags):
     path = typeset("#set page(width: 300pt, height: 100pt)\none \\\ntwo \\\nthree")
-    means = iter([0.94, second, 0.95])
+    means = iter([0.94, second, 0.96])
     engine = Describing(
         reading_unit="line", answer=lambda turn: Generation("x", 3, (), Confidence(mean := next(means), mean / 2))
     )
