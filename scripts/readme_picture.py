@@ -1,20 +1,22 @@
-"""The README's picture: a page of the demo's PDF beside what the demo's model reads on it.
+"""The README's picture: a page of the Apache License as a PDF, and beside it what the model in the package reads on it.
 
-make demo; python scripts/readme_picture.py [--model demo/run] [--page 1] [--out docs/page-and-reading.png]
+python scripts/readme_picture.py [--model MODEL] [--pdf FILE.pdf] [--page 1] [--out docs/page-and-reading.png]
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 
 import matplotlib
+from demo import write_pdf
 from PIL import Image, ImageDraw, ImageFont
 
 import parsit
 from parsit.parse.pages import PageFile
 
-HEIGHT, MARGIN, TEXT_WIDTH, COLOURS = 760, 24, 300, 32
+HEIGHT, MARGIN, TEXT_WIDTH, COLOURS = 760, 24, 560, 32
 FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSansMono.ttf"
 
 
@@ -35,14 +37,18 @@ def beside(page: Image.Image, text: str) -> Image.Image:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="demo/run")
-    parser.add_argument("--pdf", type=Path, default=Path("demo/sample.pdf"))
+    parser.add_argument("--model", help="default: the model in the package")
+    parser.add_argument("--pdf", type=Path, help="default: the project's licence")
     parser.add_argument("--page", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("docs/page-and-reading.png"))
     options = parser.parse_args()
-    document = parsit.load(options.model).parse(options.pdf, pages=str(options.page))
-    with PageFile(options.pdf, dpi=110) as file:
-        picture = beside(file.page(options.page).image, document.pages[0].text)
+    with tempfile.TemporaryDirectory() as folder:
+        pdf = options.pdf or Path(folder) / "licence.pdf"
+        if options.pdf is None:
+            write_pdf(pdf)
+        document = parsit.load(options.model).parse(pdf, pages=str(options.page))
+        with PageFile(pdf, dpi=110) as file:
+            picture = beside(file.page(options.page).image, document.pages[0].text)
     picture.quantize(COLOURS).save(options.out, optimize=True)
 
 

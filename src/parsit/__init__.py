@@ -2,8 +2,9 @@
 
     import parsit
 
-    reader = parsit.load("runs/tiny")
-    print(reader.parse("report.pdf").to_markdown())
+    print(parsit.load().parse("report.pdf").to_markdown())  # with the model that comes in the package
+
+    reader = parsit.load("runs/invoices")
     print(reader.ask("invoice.png", "What is the total?"))
 
     config = parsit.TrainConfig.from_preset("tiny/scratch", data="train.jsonl", output_dir="runs/mine")
@@ -73,21 +74,26 @@ __all__ = [
 ]
 
 
-def load(path: str | Path, device: str | None = None, batch_size: int = 8) -> Reader:
+def load(path: str | Path | None = None, device: str | None = None, batch_size: int = 8) -> Reader:
     """A reader with the model in a folder, or on the Hub.
 
     Args:
-        path: folder of a model, or of a run (its best checkpoint); or `ORG/NAME[@REVISION]` on the Hub.
+        path: folder of a model, or of a run (its best checkpoint); or `ORG/NAME[@REVISION]` on the Hub. None: the model
+            that comes in the package, or the one that `PARSIT_MODEL` names; a line on stderr says which.
         device: `cpu`, `cuda`, …; None: the GPU where there is one.
         batch_size: pages or lines that go through the model together.
 
     Raises:
         InputError: no model there, or one that cannot be loaded or fetched.
+        UsageError: none is named, and there is no default.
     """
+    from parsit.hub import named_or_default
+
+    name = named_or_default(path)
     from parsit.parse.engine import load_engine
     from parsit.parse.reader import Reader
 
-    return Reader(load_engine(path, device, batch_size))
+    return Reader(load_engine(name, device, batch_size))
 
 
 def evaluate(

@@ -89,7 +89,6 @@ def test_a_file_of_ones_own_is_counted(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "error", "message"),
     [
-        ([], UsageError, "needs a model: a preset, a file or a folder, or --vision_tower and --model_name_or_path"),
         (["smol", "--mm_pixel_shuffle", "5"], UsageError, "--mm_pixel_shuffle 5 does not divide the tower's 14 x 14"),
         (["tiny", "--mm_projector_type", "mlp2x_relu"], UsageError, "--mm_projector_type is 'mlp2x_relu'"),
         (["nowhere.yaml"], InputError, r"nowhere\.yaml: no architecture can be read there"),

@@ -19,7 +19,7 @@ import atexit, sys, time, types
 from parsit.types import Generation, ParsitError
 
 class Engine:
-    batch_size, read_prompt, reading_unit = 2, "Read.", "page"
+    batch_size, read_prompt, reading_unit, tasks = 2, "Read.", "page", ()
 
     def generate(self, conversations, *, max_new_tokens, **_):
         if DELAY > 60:
@@ -186,8 +186,7 @@ def test_what_cannot_be_read_is_said_at_once_and_exits_with_1(run, words, line):
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        ([], "required: FILE, --model ("),
-        (["report.pdf"], "required: --model ("),
+        ([], "required: FILE ("),
         (["report.pdf", "--modle", "model"], "did you mean --model?"),
         (["report.pdf", "--model", "model", "--pages", "3-1"], "'3-1' runs backwards"),
         (["report.pdf", "--model", "model", "--format", "docx"], "docx"),

@@ -149,6 +149,16 @@ def test_generate_with_cache_equals_without_and_equals_step_by_step(model, proce
     assert torch.equal(cached[0], ids[0, -6:])
 
 
+def test_a_cache_goes_on_where_it_was_left_under_either_of_its_names(model, processor):
+    ids = batch_of(processor, 0).input_ids
+    whole = model(ids)
+    first = model(ids[:, :-3], use_cache=True)
+    assert first.past_key_values is first.cache
+    rest = model(ids[:, -3:], past_key_values=first.past_key_values)
+    torch.testing.assert_close(rest.logits, whole.logits[:, -3:], rtol=1e-4, atol=1e-5)
+    assert model(ids, use_cache=False).cache is None
+
+
 def test_a_mismatch_of_placeholders_and_features_names_both_numbers(model, processor):
     batch = batch_of(processor, 1)
     inputs = batch.model_inputs(with_labels=False) | {"image_positions": None}

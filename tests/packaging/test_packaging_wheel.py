@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -11,7 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from parsit.files.manifest import checksums_of, require_sound_model
+from parsit.hub import SHIPPED, tasks_of
+
 ROOT = Path(__file__).parents[2]
+MODEL_FILES = ("config.json", "manifest.json", "model.safetensors", "chat_template.jinja", "README.md")
+MAX_WHEEL_BYTES = 60_000_000  # PyPI takes 100 MB
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +25,10 @@ def wheel(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
     tree = folder / "tree"  # a copy: setuptools leaves a build folder whose old files would go into the next wheel
     shutil.copytree(ROOT / "src", tree / "src", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
+    model = tree / "src" / "parsit" / "models" / "of-the-test"  # as a model has files, whether one is shipped or not
+    model.mkdir(parents=True)
+    for name in MODEL_FILES:
+        (model / name).write_bytes(b"{}")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(tree)]
@@ -36,6 +46,25 @@ def test_the_wheel_holds_every_file_of_the_package(wheel):
     }
     assert wanted - held == set()
     assert "parsit/py.typed" in held
+    assert {f"parsit/models/of-the-test/{name}" for name in MODEL_FILES} <= held
+    assert wheel.stat().st_size < MAX_WHEEL_BYTES
+
+
+def test_a_model_in_the_package_is_whole_small_and_only_reads():
+    """Of each that this checkout has; its parts are tested with one of their own in tests/cli/test_cli_shipped.py."""
+    spec = importlib.util.spec_from_file_location("ship_model", ROOT / "scripts" / "ship_model.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    models = [config.parent for config in (ROOT / "src" / "parsit" / "models").glob("*/config.json")]
+    assert [model.name for model in models] in ([], [SHIPPED])
+    for model in models:
+        script.require_small(require_sound_model(model))
+        assert set(checksums_of(model)) == {path.name for path in model.iterdir()} - {"manifest.json"}
+        assert tasks_of(model) == ("read",)
+
+
+def test_weights_are_ordinary_files_of_the_repository():
+    assert not (ROOT / ".gitattributes").exists()  # where Git LFS would be told to take them
 
 
 @pytest.mark.slow

@@ -36,6 +36,7 @@ class Describing:
     batch_size: int = 2
     read_prompt: str = "Read it."
     reading_unit: str = "page"
+    tasks: tuple[str, ...] = ()
     answer: Callable[[Turn], Generation] = lambda turn: Generation(str(turn.images[0].source.width), 1)
     batches: list[list[tuple[Turn, ...]]] = field(default_factory=list)
     limits: list[int] = field(default_factory=list)
@@ -180,6 +181,20 @@ def test_lines_have_boxes_and_pages_a_confidence_over_all_tokens(typeset):
     assert first.box[1] < first.box[3] <= second.box[3] <= page.height
     assert [image.number for image in drawn] == [1]
     assert (page.width, page.height) == drawn[0].image.size
+
+
+@pytest.mark.parametrize(("second", "page_flags"), [(0.99, ()), (0.7, ("low_confidence",))])
+def test_a_line_below_the_threshold_is_flagged_and_a_page_by_all_its_tokens(typeset, second, page_flags):
+    path = typeset("#set page(width: 300pt, height: 100pt)\none \\\ntwo \\\nthree")
+    means = iter([0.94, second, 0.96])
+    engine = Describing(
+        reading_unit="line", answer=lambda turn: Generation("x", 3, (), Confidence(mean := next(means), mean / 2))
+    )
+    document = Reader(engine).parse(path)
+    low = ("low_confidence",)
+    assert [line.flags for line in document.pages[0].lines] == [low, low if second < 0.95 else (), ()]
+    assert document.pages[0].flags == page_flags
+    assert ("(low_confidence)" in document.to_markdown()) == bool(page_flags)
 
 
 def test_a_schema_goes_to_the_engine_as_text(five_pages):

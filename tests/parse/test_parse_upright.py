@@ -42,6 +42,7 @@ class OnePage:
     batch_size = 1
     read_prompt = "Read it."
     reading_unit = "page"
+    tasks = ()
 
     def __init__(self, text: str) -> None:
         self.text = text

@@ -58,7 +58,7 @@ def test_a_node_that_is_killed_costs_no_record(model, engine, nodes, tmp_path, r
             local.remove_node(victim, allow_graceful=False)
         told.append(progress)
 
-    job = ClusterJob(EngineOf(str(model), "cpu", 4), tmp_path / "many", reading_set, DRAWING, 1)
+    job = ClusterJob(EngineOf("hf", str(model), "cpu", 4), tmp_path / "many", reading_set, DRAWING, 1)
     reading = read_on_cluster(sources, job, Cluster(local.address, actors=2, cpus=2), tell, block_files=4)
     assert len(reading.digests) == 42
     assert told[-1].files >= 42

@@ -28,12 +28,14 @@ def model(mini) -> ModelEngine:
 
 
 @pytest.fixture(scope="session")
-def start(model) -> Callable:
+def start(model, mini) -> Callable:
     """Starts a server of its own: `with start(max_queue=1) as served`."""
 
     @contextmanager
-    def started(*, token=None, is_local=True, batch_size=4, image_hosts=(), **limits) -> Iterator[Served]:
-        engine = ModelEngine(model.model, model.processor, batch_size)
+    def started(*, token=None, is_local=True, batch_size=4, image_hosts=(), tasks=(), **limits) -> Iterator[Served]:
+        processor = hf.new_processor(mini) if tasks else model.processor
+        processor.tasks = tasks
+        engine = ModelEngine(model.model, processor, batch_size)
         batcher = Batcher(engine)
         settings = ServeSettings("mini", ServeLimits(**limits), token, image_hosts, is_local)
         app = build_app(batcher, settings)

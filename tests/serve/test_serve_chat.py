@@ -233,3 +233,19 @@ def test_metrics_count_what_was_done(start):
         assert "parsit_first_token_seconds_count 1.0" in text
         assert 'parsit_rows{state="written"} 0.0' in text
         assert "process_resident_memory_bytes" in text
+
+
+def test_a_model_that_only_reads_is_asked_for_nothing_else(start, pdf):
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+    with start(tasks=("read",)) as served:
+        prompt = served.model.read_prompt
+        assert ask(served, question(prompt, noise(1)), max_tokens=2).choices[0].finish_reason == "length"
+        refusals = (
+            (question("What is the total?", noise(1)), {}, "a prompt other than 'Read this page as Markdown.'"),
+            (question(prompt, noise(1)), {"response_format": schema}, "response_format is not for this model"),
+        )
+        for messages, options, message in refusals:
+            with pytest.raises(openai.BadRequestError, match=message):
+                ask(served, messages, **options)
+        told = served.http.post("/v1/parse", files={"file": pdf.read_bytes()}, data={"prompt": "Translate."})
+        assert (told.status_code, "which only reads pages" in told.text) == (400, True)

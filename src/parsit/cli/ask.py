@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from parsit.cli.engines import is_address
 from parsit.cli.parse import MODEL_HELP, add_page_options, check_page_options, load_reader, print_result, report
 from parsit.cli.parser import Parser
 from parsit.types import InputError, UsageError
@@ -19,7 +20,7 @@ def parser() -> Parser:
     """The verb's command line."""
     p = Parser("parsit ask", "Ask a question about the pages of PDFs and images.")
     p.add_argument("words", nargs="+", metavar='FILE… "question"', help="files, and the question as the last word")
-    p.add_argument("--model", required=True, metavar="MODEL", help=MODEL_HELP)
+    p.add_argument("--model", metavar="MODEL", help=f"{MODEL_HELP}; parsit-tiny only reads, so that one must be named")
     p.add_argument("--pages", metavar="1-3,7", help="pages to show, of every file (default: all)")
     p.add_argument("--max_new_tokens", type=int, default=256, help="most tokens of the answer")
     p.add_argument("--schema", metavar="FILE.json", help="JSON schema that the answer follows")
@@ -45,6 +46,8 @@ def main(argv: list[str]) -> int:
     for file in files:
         with PageFile(Path(file)) as opened:
             opened.numbers(selection)
+    if not is_address(options.engine):
+        require_answering(options.model)
     reader = load_reader(options.model, options.device, options.engine)
     how = {"pages": selection, "max_new_tokens": options.max_new_tokens, "dpi": options.dpi}
     how["schema"] = schema
@@ -53,6 +56,19 @@ def main(argv: list[str]) -> int:
     if answer.flags:
         report(f"the answer may not be whole: {', '.join(answer.flags)}")
     return 0
+
+
+def require_answering(model: str | None) -> None:
+    """Refuse a model that says it only reads, before it is loaded.
+
+    Raises:
+        InputError: There is no model.
+        UsageError: It only reads, or none is named, and there is no default.
+    """
+    from parsit.hub import default_model, model_folder, require_asking, tasks_of
+
+    folder = model_folder(model or default_model()[0], weights=False)
+    require_asking(tasks_of(folder), f"{model or folder.name}: a question")
 
 
 def read_schema(file: str) -> str:

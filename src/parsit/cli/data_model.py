@@ -33,17 +33,17 @@ def processor_of(model: str) -> ParsitProcessor:
     from parsit import hf, hub
     from parsit.config import split_preset
 
-    if Path(model).is_dir() or _is_on_hub(model):
+    if Path(model).is_dir() or _is_model(model):
         return hf.load_processor(hub.model_folder(model, weights=False))
     return hf.processor_named(split_preset(model)[0])
 
 
-def _is_on_hub(model: str) -> bool:
-    """Whether a name that is no folder's is to be asked of the Hub; presets have a slash too."""
+def _is_model(model: str) -> bool:
+    """Whether a name that is no folder's is a model's, in the package or on the Hub; presets have a slash too."""
     from parsit.config import is_architecture, split_preset
-    from parsit.hub import looks_like_id
+    from parsit.hub import is_shipped, looks_like_id
 
-    return looks_like_id(model) and not is_architecture(split_preset(model)[0])
+    return is_shipped(model) or (looks_like_id(model) and not is_architecture(split_preset(model)[0]))
 
 
 def max_length_of(model: str, given: int | None) -> int | None:
@@ -61,7 +61,7 @@ def max_length_of(model: str, given: int | None) -> int | None:
         return given
     if Path(model).is_dir():
         return _of_folder(Path(model))
-    if _is_on_hub(model):
+    if _is_model(model):
         return None
     from parsit.config import TrainConfig
     from parsit.config.train import load_preset

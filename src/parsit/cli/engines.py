@@ -41,12 +41,13 @@ def make_engine(engine: str, model: str | None, device: str | None = None, batch
 
     Args:
         engine: `hf`, `vllm` or an address.
-        model: folder or name on the Hub; for an address, what the server calls it, or None for its only one.
+        model: folder or name on the Hub; for an address, what the server calls it, or None for its only one. For the
+            others None is the default model, which is then said.
         device: for `hf`: cpu, cuda, …; None: the best there is.
         batch_size: answers that are written at a time; None: as the engine likes.
 
     Raises:
-        UsageError: no such engine, or a device for one that does not take it.
+        UsageError: no such engine, no model and no default, or a device for one that does not take it.
         InputError: there is no model, it cannot be loaded, or the server does not answer.
     """
     more: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
@@ -56,9 +57,9 @@ def make_engine(engine: str, model: str | None, device: str | None = None, batch
 
         return HttpEngine(engine, model, os.environ.get(TOKEN_VARIABLE) or None, **more)
 
-    from parsit.hub import model_folder
+    from parsit.hub import model_folder, named_or_default
 
-    folder = model_folder(str(model))
+    folder = model_folder(named_or_default(model))
 
     from parsit.cli.console import quiet_libraries
 

@@ -9,10 +9,11 @@ was edited, or when sending was broken off.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from parsit.cli.parser import Parser
 from parsit.files import whole_folder
+from parsit.hub import TASKS
 from parsit.types import ImageRef, InputError, ParsitError, Turn, UsageError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def main(argv: list[str]) -> int:
 
         create_repository(options.push_to_hub, options.public)
     if out:
-        _export(last or [folder], out, options.base, options.push_to_hub)
+        _export(last or [folder], out, options)
     if options.push_to_hub:
         _push(out or folder, options.push_to_hub)
     return 0
@@ -71,6 +72,12 @@ def _parser() -> Parser:
         metavar="DIR",
         help="where the adapters' base is now, if it was moved: a model's folder, or a run's, or ORG/NAME[@REVISION]",
     )
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], help="numbers of the weights (default: as they are)"
+    )
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, help="what the model can do: what is not named is refused "
+                        "by parse, ask and serve (default: as the model has it, or nothing is refused)")  # fmt: skip
+    parser.add_argument("--note", help="a sentence for the card: what the training cost, what the data was")
     parser.add_argument("--push_to_hub", metavar="ORG/NAME", help="send the folder there as well; without --out "
                         "RUN_OR_CHECKPOINT is a folder that was exported before")  # fmt: skip
     parser.add_argument("--average_last", type=int, metavar="K", help="the mean of the weights of a run's last K good "
@@ -80,8 +87,10 @@ def _parser() -> Parser:
     return parser
 
 
-def _export(folders: list[Path], out: Path, base: str | None, pushed_to: str | None) -> None:
+def _export(folders: list[Path], out: Path, options: Any) -> None:
     """Write the model in the last folder, or the mean of those in several, to `out`, adapters merged, with its card."""
+    import torch
+
     from parsit import hf
     from parsit.cli.model_card import model_card
     from parsit.hub.card import CARD_FILE
@@ -91,15 +100,21 @@ def _export(folders: list[Path], out: Path, base: str | None, pushed_to: str | N
     processor = hf.load_processor(folder)
     averaged = len(folders) if len(folders) > 1 else 0
     if averaged:
-        model = mean_of((str(one), _loaded(one, base, processor)) for one in folders)
+        model = mean_of((str(one), _loaded(one, options.base, processor)) for one in folders)
     else:
-        model = _loaded(folder, base, processor)
+        model = _loaded(folder, options.base, processor)
+    if options.dtype:
+        model = model.to(dtype=getattr(torch, options.dtype))  # type: ignore[call-arg]
+    if options.tasks:
+        processor.tasks = tuple(options.tasks)
     kept = folder / CARD_FILE  # a folder that was exported before: its card may have been edited
-    card = (
-        kept.read_text("utf-8")
-        if kept.is_file()
-        else model_card(model, processor, folder, pushed_to or out.name, averaged)
-    )
+    if kept.is_file() and options.note:
+        raise UsageError(f"--note: {kept} is there already: write it into that card")
+    if kept.is_file():
+        card = kept.read_text("utf-8")
+    else:
+        place = options.push_to_hub or out.name
+        card = model_card(model, processor, folder, place, averaged=averaged, note=options.note)
     if averaged:
         print(f"averaged: the weights of {averaged} checkpoints")
     write_model(model, processor, out, card)
@@ -157,10 +172,10 @@ def require_exported(folder: Path) -> None:
         InputError: a folder that holds no Parsit model, or one that cannot be loaded.
     """
     from parsit import hf
-    from parsit.files.manifest import MANIFEST
+    from parsit.files.manifest import CONFIG_FILE
     from parsit.model.adapter_files import is_adapter_folder
 
-    if (folder / MANIFEST).is_file() or is_adapter_folder(folder):
+    if (folder / CONFIG_FILE).is_file() or is_adapter_folder(folder):
         raise UsageError(f"{folder}: has to be exported first: give --out DIR too")
     hf.load_processor(folder)
     hf.load_model(folder)
@@ -196,14 +211,15 @@ def find_checkpoint(source: str | Path) -> Path:
         InputError: there is none, or it is not whole.
     """
     from parsit.cli.console import say
-    from parsit.files.manifest import MANIFEST, verify
+    from parsit.files.manifest import CONFIG_FILE, MANIFEST, require_sound_model, verify
     from parsit.files.run_folder import find_best, find_newest, list_checkpoints, model_in
     from parsit.hub import model_folder
 
     path = Path(source)
     if (path / "config.json").is_file() or not list_checkpoints(path):
-        folder = model_folder(source)
-        problem = verify(folder) if (folder / MANIFEST).is_file() else None
+        folder = require_sound_model(model_folder(source))
+        is_checkpoint = (folder / MANIFEST).is_file() and (folder / CONFIG_FILE).is_file()
+        problem = verify(folder) if is_checkpoint else None
         if problem:
             raise InputError(f"{folder}: is not whole: {problem}")
         return folder

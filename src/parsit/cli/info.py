@@ -1,5 +1,6 @@
 """`parsit info`: what a model is made of, without loading or fetching its weights.
 
+    parsit info                                                      the model that comes in the package
     parsit info PRESET_OR_PATH                                       a preset, an architecture's YAML file, or a folder
     parsit info [PRESET] --vision_tower T --model_name_or_path L     the same with other parts, of any shape
 
@@ -28,8 +29,8 @@ def main(argv: list[str]) -> int:
     """Run the verb."""
     parser = Parser("parsit info", "Show a model's parts, exact parameter counts, image tokens and memory.")
     parser.add_argument("model", nargs="?", help=f"preset ({', '.join(architecture_names())}), an architecture's YAML "
-                        "file, a folder, or ORG/NAME[@REVISION] on the Hub; with other parts by default "
-                        f"{DEFAULT_BASE}")  # fmt: skip
+                        "file, a folder, or ORG/NAME[@REVISION] on the Hub; by default the model that "
+                        f"comes with Parsit, with other parts {DEFAULT_BASE}")  # fmt: skip
     parser.add_argument("--vision_tower", metavar="MODEL", help="Hub id or folder of a SigLIP tower, of any shape")
     parser.add_argument("--model_name_or_path", metavar="MODEL", help="Hub id or folder of a decoder, of any shape")
     for name in MULTIMODAL_FLAGS:
@@ -45,16 +46,31 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     changes = {name: getattr(args, name) for name in (*_PARTS, *MULTIMODAL_FLAGS) if getattr(args, name) is not None}
     if args.model is None and not changes:
-        raise UsageError("parsit info needs a model: a preset, a file or a folder, or --vision_tower and "
-                         "--model_name_or_path")  # fmt: skip
+        from parsit.hub import named_or_default
+
+        args.model = str(named_or_default(None))
     name = args.model or DEFAULT_BASE
     summary = _summary(name, changes)
     title = " ".join([name, *(f"--{flag} {value}" for flag, value in changes.items())])
     if args.json:
-        print(json.dumps(_as_json(title, summary), indent=2))
+        print(json.dumps(_as_json(title, summary) | _file_of(name), indent=2))
     else:
         _print(title, summary)
+        for what, value in _file_of(name).items():
+            print(f"{what}: {value}")
     return 0
+
+
+def _file_of(name: str) -> dict[str, str]:
+    """Where the weights of the package's model lie, and their checksum, once they were found to have it."""
+    from parsit.hub import is_shipped, model_folder
+
+    if not is_shipped(name):
+        return {}
+    from parsit.files.manifest import checksums_of, require_sound_model
+
+    folder = require_sound_model(model_folder(name))
+    return {"folder": str(folder), "sha256": checksums_of(folder)["model.safetensors"]}
 
 
 def _summary(name: str, changes: dict[str, Any]) -> ModelSummary:
@@ -95,9 +111,9 @@ def _config_of_folder(name: str) -> ParsitConfig:
     from pathlib import Path
 
     from parsit.config import unknown
-    from parsit.hub import looks_like_id, model_folder
+    from parsit.hub import is_shipped, looks_like_id, model_folder
 
-    if not Path(name).exists() and not looks_like_id(name):
+    if not Path(name).exists() and not looks_like_id(name) and not is_shipped(name):
         raise InputError(unknown("preset or folder", name, architecture_names()))
     folder = model_folder(name, weights=False)
     from parsit.files.run_folder import is_parsit_model

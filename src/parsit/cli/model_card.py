@@ -18,6 +18,7 @@ def model_card(
     source: Path | None,
     place: str,
     averaged: int = 0,
+    note: str | None = None,
 ) -> str:
     """The card of a model as Markdown.
 
@@ -27,6 +28,7 @@ def model_card(
         source: the checkpoint or folder that it was exported from; None: nothing is known of its training.
         place: what `parsit.load` is to be given: an id on the Hub, or the folder's name.
         averaged: it is the mean of so many checkpoints, of which `source` is the last; 0: it is that one itself.
+        note: a sentence of whoever exports it.
     """
     from parsit.hub.card import CardFacts, render_card, version_of
     from parsit.model.summary import summarize
@@ -41,6 +43,8 @@ def model_card(
         place=place,
         reading_unit=processor.reading_unit,
         read_prompt=processor.read_prompt,
+        tasks=processor.tasks,
+        note=note or "",
         parts=summary.parts | {"total": summary.total},
         page_tokens=summary.page_tokens,
         page_dpi=summary.page_dpi,

@@ -64,7 +64,7 @@ def parser() -> Parser:
     p.add_argument(
         "files", nargs="+", metavar="FILE", help="PDF or image, by its content; for a pile, folders and such"
     )
-    p.add_argument("--model", required=True, metavar="MODEL", help=MODEL_HELP)
+    p.add_argument("--model", metavar="MODEL", help=f"{MODEL_HELP} (default: parsit-tiny, which comes with Parsit)")
     p.add_argument("--pages", metavar="1-3,7", help="pages to read, of every file (default: all)")
     p.add_argument(
         "--format",
@@ -229,11 +229,12 @@ def check_files(files: list[Path], outs: list[Path | None], selection: Any) -> l
     return jobs
 
 
-def load_reader(model: str, device: str | None, engine: str) -> Any:
-    """The `Reader` of a model; torch is imported here, once there is known to be a model.
+def load_reader(model: str | None, device: str | None, engine: str) -> Any:
+    """The `Reader` of a model, by default the package's; torch is imported here, once there is known to be a model.
 
     Raises:
         InputError: There is no model, it cannot be loaded, or the server does not answer.
+        UsageError: None is named, and there is no default.
     """
     loaded = make_engine(engine, model, device)
     from parsit.parse.reader import Reader

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from parsit.cli.console import say
+from parsit.cli.engines import is_address, make_engine
 from parsit.files import refuse_inputs, write_whole
 from parsit.files.run_lock import run_lock
 from parsit.scale.cluster import Cluster, ClusterJob, read_on_cluster
@@ -36,19 +37,19 @@ TELL_EVERY_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class EngineOf:
-    """Where the engine comes from; it goes to other machines as it is."""
+    """Where the engine comes from; it goes to other machines as it is.
 
-    folder: str
+    `model` is a folder; for an engine at an address what the server calls its model, or None for its only one.
+    """
+
+    engine: str
+    model: str | None
     device: str | None
     batch_size: int
 
     def __call__(self) -> Any:
         """Load it."""
-        from parsit.cli.console import quiet_libraries
-        from parsit.parse.engine import load_engine
-
-        quiet_libraries()
-        return load_engine(self.folder, device=self.device, batch_size=self.batch_size)
+        return make_engine(self.engine, self.model, self.device, self.batch_size)
 
 
 def read_pile(options: Any) -> int:
@@ -105,11 +106,14 @@ def check(options: Any) -> None:
 
 
 def _engine_of(options: Any) -> EngineOf:
+    batch_size = options.batch_size or 8
+    if is_address(options.engine):
+        return EngineOf(options.engine, options.model, options.device, batch_size)
     from parsit.files.manifest import require_sound_model
-    from parsit.hub import model_folder
+    from parsit.hub import model_folder, named_or_default
 
-    folder = require_sound_model(model_folder(options.model))
-    return EngineOf(str(folder.absolute()), options.device, options.batch_size or 8)
+    folder = require_sound_model(model_folder(named_or_default(options.model)))
+    return EngineOf(options.engine, str(folder.absolute()), options.device, batch_size)
 
 
 def _set(options: Any, engine_of: EngineOf | None, engine: Any) -> ReadingSet:
@@ -118,28 +122,39 @@ def _set(options: Any, engine_of: EngineOf | None, engine: Any) -> ReadingSet:
     how["retry_flagged"] = options.retry_flagged is not False
     if engine_of is None:
         return ReadingSet(NO_MODEL, NO_MODEL, "", "page", 0, **how)
-    prompt, unit = (engine.read_prompt, engine.reading_unit) if engine else _how_it_reads(engine_of)
-    split = options.split or ("lines" if unit == "line" else "page")
+    from parsit.hub import require_reading
     from parsit.parse.reader import MAX_NEW_TOKENS
 
+    name, digest, reads = _model_of(options, engine_of, engine)
+    split = options.split or ("lines" if reads.reading_unit == "line" else "page")
+    if options.prompt is not None and reads.tasks:
+        require_reading(reads.tasks, options.prompt, reads.read_prompt)
     return ReadingSet(
-        model=Path(options.model).name,
-        model_digest=model_digest(Path(engine_of.folder)),
-        prompt=prompt if options.prompt is None else options.prompt,
+        model=name,
+        model_digest=digest,
+        prompt=reads.read_prompt if options.prompt is None else options.prompt,
         split=split,
         max_new_tokens=options.max_new_tokens or MAX_NEW_TOKENS[split],
         **how,
     )
 
 
-def _how_it_reads(engine_of: EngineOf) -> tuple[str, str]:
-    """A model's prompt for reading, and what it reads at once."""
-    from parsit import hf
-    from parsit.cli.console import quiet_libraries
+def _model_of(options: Any, engine_of: EngineOf, engine: Any) -> tuple[str, str, Any]:
+    """A model's name and digest, and what knows how it was trained to read.
 
-    quiet_libraries()
-    processor = hf.load_processor(Path(engine_of.folder))
-    return processor.read_prompt, processor.reading_unit
+    Of a model at an address nothing but its name is known: another one under the same name is taken for the same.
+    """
+    if is_address(engine_of.engine):
+        served = engine or engine_of()
+        return served.model, f"{served.address} {served.model}", served
+    folder = Path(str(engine_of.model))
+    if engine is None:
+        from parsit import hf
+        from parsit.cli.console import quiet_libraries
+
+        quiet_libraries()
+        engine = hf.load_processor(folder)
+    return Path(options.model or folder).name, model_digest(folder), engine
 
 
 def _drawing(options: Any, reading_set: ReadingSet) -> Drawing:

@@ -37,7 +37,8 @@ def parser() -> Parser:
         "Serve a model: OpenAI's chat interface, /v1/parse for files, and a page for the browser.",
         groups=GROUPS,
     )
-    p.add_argument("model", metavar="MODEL", help="folder of a trained model, or ORG/NAME on the Hub")
+    p.add_argument("model", nargs="?", metavar="MODEL", help="folder of a trained model, or ORG/NAME on the Hub "
+                   "(default: parsit-tiny, which comes with Parsit)")  # fmt: skip
     p.add_argument("--host", default="127.0.0.1", help="address to listen on; others than this machine need a token")
     p.add_argument("--port", type=int, default=8000, help="port to listen on; 0: any that is free")
     p.add_argument(
@@ -72,7 +73,7 @@ def main(argv: list[str]) -> int:
     token = read_token(options.token_file)
     _require_extra()
 
-    from parsit.hub import model_folder
+    from parsit.hub import model_folder, named_or_default
     from parsit.serve.address import bind, is_loopback
 
     is_local = is_loopback(options.host)
@@ -80,6 +81,7 @@ def main(argv: list[str]) -> int:
         raise UsageError(
             f"--host {options.host} can be reached by others: give --token_file FILE or set {TOKEN_VARIABLE}"
         )
+    options.model = str(named_or_default(options.model))
     folder = model_folder(options.model)
     with bind(options.host, options.port) as bound:
         _serve(options, folder, token, is_local, bound)

@@ -94,6 +94,20 @@ def _of_model(names: Iterable[str], average: bool) -> list[str]:
     return [name for name in names if not name.startswith((*own, f"{STATE_FOLDER}/"))]
 
 
+def checksums_of(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file of a model, as its manifest has it; nothing where there is no manifest.
+
+    Raises:
+        InputError: the manifest is damaged.
+    """
+    if not (folder / MANIFEST).exists():
+        return {}
+    try:
+        return {name: entry["sha256"] for name, entry in _read(folder).items()}
+    except _DamagedError as damage:
+        raise InputError(f"{folder}: is not as it was saved: {damage}") from damage
+
+
 class _DamagedError(Exception):
     """A manifest that cannot be trusted; says why."""
 

@@ -31,7 +31,8 @@ class CardFacts:
     """What a card is made of.
 
     `place`: what `parsit.load` is to be given: an id on the Hub, or a folder's name. `parts`: parameters by part.
-    `page_tokens`, `page_dpi`: of an A4 page at 150 dpi. `stages`: as in a run's stages.json, each with its steps.
+    `page_tokens`, `page_dpi`: of an A4 page at 150 dpi. `tasks`: what the model is known to do; none: not known.
+    `note`: a sentence of whoever exports it. `stages`: as in a run's stages.json, each with its steps.
     `evaluations`: results.json of `parsit eval`, each as it is.
     """
 
@@ -44,6 +45,8 @@ class CardFacts:
     context: int
     dtype: str
     versions: Mapping[str, str]
+    tasks: Sequence[str] = ()
+    note: str = ""
     stages: Sequence[Mapping[str, Any]] = ()
     evaluations: Sequence[Mapping[str, Any]] = field(default_factory=list)
 
@@ -59,6 +62,8 @@ def render_card(facts: CardFacts) -> str:
         place=facts.place,
         reading_unit=facts.reading_unit,
         read_prompt=" ".join(facts.read_prompt.split()),
+        answers=not facts.tasks or "ask" in facts.tasks,
+        note=" ".join(facts.note.split()),
         parts=facts.parts,
         page_tokens=facts.page_tokens,
         page_dpi=facts.page_dpi,

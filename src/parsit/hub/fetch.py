@@ -29,6 +29,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from parsit.files import run_folder
+from parsit.hub.shipped import is_shipped, require_shipped
 from parsit.types import InputError
 
 # Configuration, tokenizer, chat template and card, under every name that transformers looks for.
@@ -59,13 +60,17 @@ def model_folder(name: str | Path, weights: bool = True) -> Path:
     """The folder of a Parsit model.
 
     Args:
-        name: a model's folder; a run's, for its best checkpoint, else its newest; or `ORG/NAME[@REVISION]` on the Hub.
+        name: a model's folder; a run's, for its best checkpoint, else its newest; `parsit-tiny`, the one in the
+            package; or `ORG/NAME[@REVISION]` on the Hub.
         weights: False: configuration, tokenizer and processor are enough.
 
     Raises:
         InputError: there is none, it is no Parsit model, or the Hub does not give it.
+        UsageError: the package has none.
     """
     name = str(name)
+    if is_shipped(name):
+        return require_shipped()
     if Path(name).exists() or not looks_like_id(name):
         return run_folder.find_model(name)
     repository = _Repository.named(name)

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.generation.utils import GenerationMixin
+from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
@@ -28,20 +29,28 @@ from parsit.model.head import SupervisedHead
 from parsit.model.loss import supervised_loss
 from parsit.tiling import NativeLayout
 
+# What the decoder calls its cache: transformers 5.24 renamed it in arguments and outputs, and warns of the old name.
+CACHE = "cache" if hasattr(BaseModelOutputWithPast, "cache") else "past_key_values"
+
 
 @dataclass
 class ParsitOutput(ModelOutput):
     """What a forward pass gives.
 
     `loss`: scalar, with labels only. `logits`: `float[B, K, vocabulary]`, without labels only (K:
-    the positions asked for). `past_key_values`: the decoder's cache. `vision_features_NPD`: the
+    the positions asked for). `cache`: the decoder's, which is `past_key_values` as well. `vision_features_NPD`: the
     tower's output per tile and patch, None where the batch has no image.
     """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
-    past_key_values: Any = None
+    cache: Any = None
     vision_features_NPD: torch.Tensor | None = None
+
+    @property
+    def past_key_values(self) -> Any:
+        """The name that `cache` had before transformers 5.24."""
+        return self.cache
 
 
 class ParsitForConditionalGeneration(ParsitModel, GenerationMixin):
@@ -145,11 +154,12 @@ class ParsitForConditionalGeneration(ParsitModel, GenerationMixin):
                 inputs_embeds, cu_seq_lens, self.language_model.config._attn_implementation
             )
             attention_mask = kwargs.pop("attention_mask")
+        if past_key_values is not None:
+            kwargs[CACHE] = past_key_values
         decoded = self.get_decoder()(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             use_cache=False if labels is not None else use_cache,
             **kwargs,
         )
@@ -165,7 +175,7 @@ class ParsitForConditionalGeneration(ParsitModel, GenerationMixin):
         return ParsitOutput(
             loss=loss,
             logits=logits,
-            past_key_values=decoded.past_key_values,
+            cache=getattr(decoded, CACHE),
             vision_features_NPD=vision_features_NPD,
         )
 

@@ -41,6 +41,11 @@ class ModelEngine(RowEngine):
         self.model = model.eval()
         self._grammars: Grammars | None = None
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What the model is known to be able to do; none: that is not known."""
+        return self.processor.tasks
+
     def new_batch(self) -> RowBatch:
         """An empty batch, for whoever steps it himself."""
         return RowBatch(self.model, self.processor, self.batch_size)

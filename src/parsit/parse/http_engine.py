@@ -72,6 +72,11 @@ class HttpEngine:
         """`page` or `line`. Raises `UsageError` where the server does not tell."""
         return self._told("reading_unit", "--split")
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Nothing is known here: the server refuses what its model cannot do."""
+        return ()
+
     def generate(
         self,
         conversations: Sequence[tuple[Turn, ...]],

@@ -74,7 +74,10 @@ class OpenPage:
         return bool(self.error) or all(unit.reading for unit in self.units)
 
     def close(self) -> Page:
-        """The finished page: its units' texts joined, and the union of their flags."""
+        """The finished page: its units' texts joined, and the union of their flags.
+
+        `low_confidence` is over all of its tokens: one doubtful line, which says so itself, makes no doubtful page.
+        """
         if self.error:
             return Page(self.number, "", *self.size, (*self.flags, "failed"), self.seconds, self.error)
         readings = [unit.reading for unit in self.units if unit.reading]
@@ -82,13 +85,15 @@ class OpenPage:
         lines = tuple(_line(units) for units in _lines(self.units))
         text = readings[0].text if self.units and self.units[0].box is None else "\n".join(line.text for line in lines)
         flags += ("upside_down",) if self.hangs and ought_to_stand(text) else ()
+        confidence = joined_confidence(readings)
+        flags += confidence.flags if confidence else ()
         return Page(
             self.number,
             text.rstrip("\n"),
             *self.size,
             tuple(dict.fromkeys(flags)),
             self.seconds,
-            confidence=joined_confidence(readings),
+            confidence=confidence,
             lines=lines,
         )
 
@@ -160,5 +165,7 @@ def _line(pieces: Sequence[Unit]) -> Line:
     lefts, tops, rights, bottoms = zip(*boxes, strict=True)
     flags = tuple(dict.fromkeys(flag for reading in readings for flag in reading.flags))
     text = " ".join(reading.text for reading in readings)
+    confidence = joined_confidence(readings)
+    flags += confidence.flags if confidence else ()
     box = (min(lefts), min(tops), max(rights), max(bottoms))
-    return Line(text, box, flags, joined_confidence(readings))
+    return Line(text, box, flags, confidence)

@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 
 from PIL import Image
 
+from parsit.hub import require_asking, require_reading
 from parsit.parse.open_page import Listener, OpenPage, TextDelta, Unit, failed_page, open_page
 from parsit.parse.pages import DEFAULT_DPI, PageError, PageFile, ReadingLimits
 from parsit.parse.selection import Selection, parse_selection
@@ -66,6 +67,11 @@ class Engine(Protocol):
     @property
     def reading_unit(self) -> str:
         """What one image held when the model learnt to read: `page` or `line`."""
+        ...
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What the model is known to be able to do (`parsit.hub.tasks`); none: that is not known."""
         ...
 
     def generate(
@@ -135,8 +141,10 @@ class Reader:
 
         Raises:
             InputError: The file cannot be read, has no such page, or has too many; and `PageError`.
-            UsageError: `pages` or `split` is not well-formed.
+            UsageError: `pages` or `split` is not well-formed, or a model that only reads is given another prompt.
         """
+        if prompt is not None:
+            require_reading(self.engine.tasks, prompt, self.engine.read_prompt)
         selection = parse_selection(pages) if isinstance(pages, str) else pages
         split = split or ("lines" if self.engine.reading_unit == "line" else "page")
         if split not in MAX_NEW_TOKENS:
@@ -198,8 +206,9 @@ class Reader:
 
         Raises:
             InputError: A file or a page cannot be read, or the schema cannot be followed.
-            UsageError: `pages` is not well-formed.
+            UsageError: `pages` is not well-formed, or the model only reads.
         """
+        require_asking(self.engine.tasks)
         selection = parse_selection(pages) if isinstance(pages, str) else pages
         sources = [source] if isinstance(source, str | Path | FileSlice | bytes | Image.Image) else source
         shown = tuple(ImageRef(image) for one in sources for image in self._images(one, selection, dpi))

@@ -48,6 +48,11 @@ class RowEngine(ABC):
         """What the model was trained to read at once: `page` or `line`."""
         return self.processor.reading_unit
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What the model is known to be able to do; none: that is not known."""
+        return self.processor.tasks
+
     @abstractmethod
     def new_batch(self) -> RowQueue[Any]:
         """An empty batch, for whoever steps it himself."""

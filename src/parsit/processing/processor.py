@@ -82,6 +82,7 @@ class ParsitProcessor(ProcessorMixin):
         mm_use_im_start_end: put `<|vision_start|>` and `<|vision_end|>` around each image.
         reading_unit: what the model was trained to read at once, `page` or `line`.
         read_prompt: the prompt with which it was trained to read.
+        tasks: what it is known to be able to do (`parsit.hub.tasks`); none: that is not known.
 
     Raises:
         ValueError: a tokenizer that lacks a token or pads with the end of a turn.
@@ -99,6 +100,7 @@ class ParsitProcessor(ProcessorMixin):
         mm_use_im_start_end: bool = True,
         reading_unit: str = "page",
         read_prompt: str = "Read this page as Markdown.",
+        tasks: Sequence[str] = (),
         **_: Any,
     ) -> None:
         if tokenizer.pad_token is None:
@@ -107,6 +109,7 @@ class ParsitProcessor(ProcessorMixin):
         self.mm_use_im_start_end = mm_use_im_start_end
         self.reading_unit = reading_unit
         self.read_prompt = read_prompt
+        self.tasks = tuple(tasks)
         self.chat_tokens = ChatTokens.of(tokenizer, mm_use_im_start_end)
         if chat_template is None:
             bos = "" if self.chat_tokens.bos is None else str(tokenizer.bos_token)
@@ -117,7 +120,7 @@ class ParsitProcessor(ProcessorMixin):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> ParsitProcessor:  # type: ignore
         """Load from a folder or the Hub; written and read the same way by every transformers version."""
         settings, kwargs = cls.get_processor_dict(pretrained_model_name_or_path, **kwargs)
-        chosen = ("chat_template", "mm_use_im_start_end", "reading_unit", "read_prompt")
+        chosen = ("chat_template", "mm_use_im_start_end", "reading_unit", "read_prompt", "tasks")
         return cls(
             ParsitImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs),
             PreTrainedTokenizerFast.from_pretrained(pretrained_model_name_or_path, **kwargs),
@@ -141,6 +144,7 @@ class ParsitProcessor(ProcessorMixin):
             "reading_unit": self.reading_unit,
             "read_prompt": self.read_prompt,
         }
+        settings |= {"tasks": list(self.tasks)} if self.tasks else {}
         (folder / "processor_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         (folder / "chat_template.jinja").write_text(str(self.chat_template), encoding="utf-8")
         return sorted(str(path) for path in folder.iterdir())

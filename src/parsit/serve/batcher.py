@@ -109,6 +109,11 @@ class Batcher:
         """What the model was trained to read at once: `page` or `line`."""
         return self._engine.reading_unit
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What the model is known to be able to do; none: that is not known."""
+        return self._engine.tasks
+
     def submit(
         self,
         turns: tuple[Turn, ...],

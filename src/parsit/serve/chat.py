@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
+from parsit.hub import require_asking, require_reading
 from parsit.serve.batcher import ServingEngine, StoppedError, Ticket
 from parsit.serve.conversation import ConversationReader
 from parsit.serve.errors import ServeError, body_of
@@ -110,8 +111,11 @@ class _Exchange:
                 loop.call_soon_threadsafe(self._events.put_nowait, event)
 
         def submit() -> Ticket:
-            return self.service.engine.submit(
-                self.service.reader.turns(self.asked.messages),
+            engine = self.service.engine
+            turns = self.service.reader.turns(self.asked.messages)
+            require_reading(engine.tasks, "\n".join(turn.text for turn in turns), engine.read_prompt)
+            return engine.submit(
+                turns,
                 max_new_tokens=self._max_tokens(),
                 sampling=sampling,
                 on_delta=tell,
@@ -200,6 +204,8 @@ class _Exchange:
             schema = self.asked.response_format.schema_text
         except (ValueError, RecursionError) as error:
             raise ServeError(400, str(error), param="response_format") from error
+        if schema is not None:
+            require_asking(self.service.engine.tasks, "response_format")
         return Sampling(
             temperature=self.asked.temperature,
             top_p=self.asked.top_p,

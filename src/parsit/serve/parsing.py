@@ -269,7 +269,7 @@ class _OneReading:
     def __init__(self, reading: _Reading) -> None:
         self._reading, self._engine = reading, reading.service.engine
         self.batch_size, self.read_prompt = self._engine.batch_size, self._engine.read_prompt
-        self.reading_unit = self._engine.reading_unit
+        self.reading_unit, self.tasks = self._engine.reading_unit, self._engine.tasks
 
     def generate(
         self,

@@ -142,6 +142,7 @@ def prepare(
         architecture = agreed(world, "model", lambda: _composed(config))
         hf.sound_config(architecture)  # flags that make no model are refused before data or weights are looked at
     processor = agreed(world, "model", lambda: hf.load_processor(start) if start else _new_processor(architecture))
+    processor.tasks = ()  # what the model can do afterwards is up to the data
     if world.is_first and processor.added_tokens:
         say(_told_of_added(processor.added_tokens, config))
     training = _data_set(config.data or [], config, processor, "training", world, bars, say)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from parsit import hub
 from parsit.config import Architecture, TrainConfig
 from parsit.data.dataset import DataSet, SampleStore
 from parsit.files import write_whole
@@ -96,7 +97,7 @@ def _origin(config: TrainConfig, architecture: Architecture, start: Path | None)
 
 
 def _named(name: str) -> dict[str, Any]:
-    here = Path(name).exists()
+    here = Path(name).exists() or hub.is_shipped(name)
     return {"name": Path(name).resolve().name if here else name, "on_hub": not here}
 
 

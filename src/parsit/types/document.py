@@ -10,7 +10,10 @@ from parsit.types.generation import Confidence
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a page that was read line by line: `box` is (left, top, right, bottom) in pixels of the page."""
+    """One line of a page that was read line by line: `box` is (left, top, right, bottom) in pixels of the page.
+
+    `flags` as a page has them, of this line alone.
+    """
 
     text: str
     box: tuple[int, int, int, int]
@@ -25,7 +28,8 @@ class Page:
     `number` counts from 1 as in the file; `width` and `height` are the pixels that were read.
     `flags` may hold `blank` (nothing on the page; the model was not asked), `reduced` (read with
     fewer pixels than asked for, to stay within the limit), `no_lines` (read by lines, but none were
-    found), `truncated`, `looping` and `retried` (see `Generation`), and `failed`: the page could not be read,
+    found), `truncated`, `looping` and `retried` (see `Generation`), `low_confidence` (the mean
+    probability of its tokens is below `LOW_CONFIDENCE`), and `failed`: the page could not be read,
     its text is empty and `error` says why. `confidence` is over all tokens of the page; `lines` are there where the
     page was read line by line.
     """

@@ -28,6 +28,9 @@ class Sampling:
 
 
 GREEDY = Sampling()
+# Below this mean probability of its tokens what was read is flagged `low_confidence` (docs/reading.md): by the model's
+# own account one token in twenty is wrong, which for a model that writes characters is a word in four.
+LOW_CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,11 @@ class Confidence:
 
     mean: float
     lowest: float
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What a line or a page that was read with it is flagged with."""
+        return ("low_confidence",) if self.mean < LOW_CONFIDENCE else ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ const NAMES = {
   looping: "repeated itself and was stopped",
   stopped: "stopped",
   retried: "read twice",
+  low_confidence: "unsure",
   reduced: "drawn smaller",
   text_not_drawn: "letters not drawn",
   no_lines: "no lines found",
