@@ -4,13 +4,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 COMPAT := .venv-compat
+CLIENTS := .venv-clients
 # The oldest transformers that is supported; the newest is in constraints.txt.
 OLDEST_TRANSFORMERS := 4.53.2
 # What `make test` runs; coverage is measured of the whole suite alone.
 T ?= tests
 COVERAGE := $(if $(filter tests,$(T)),--cov --cov-report=term:skip-covered)
 
-.PHONY: setup demo test quick test-page test-compat check fix clean help chain bench-train gpu gpu-data bench-memory bench-data fuzz test-reliability teds-parity test-judges
+.PHONY: setup demo test quick test-page test-clients test-compat check fix clean help chain bench-train gpu gpu-data bench-memory bench-data fuzz test-reliability teds-parity test-judges
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -48,6 +49,14 @@ $(COMPAT)/.ready: pyproject.toml constraints.txt
 test-page: setup  ## the page of `parsit serve` in a real browser: Playwright is installed, a Chromium must be there
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'playwright>=1.50'
 	$(BIN)/python -m pytest -q -m browser tests/serve
+
+$(CLIENTS)/.ready:
+	test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check 'langchain-openai==1.7.4'
+	touch $@
+
+test-clients: setup $(CLIENTS)/.ready  ## LangChain's ChatOpenAI, in an environment of its own, against `parsit serve`
+	PARSIT_CLIENTS_PYTHON=$(CLIENTS)/bin/python $(BIN)/python -m pytest -q -m external tests/serve
 
 test-compat: setup $(COMPAT)/.ready  ## run model, processing and training tests under the oldest and the newest transformers, and load what the other saved
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q tests/model tests/processing tests/data tests/train
@@ -119,4 +128,4 @@ teds-parity:  ## compute the published TEDS of tests/scores/data/teds.json again
 	build/teds/bin/python scripts/teds_parity.py tests/scores/data/teds.json
 
 clean:  ## remove environments and what was built; leaves runs/ alone
-	rm -rf $(VENV) $(COMPAT) build dist demo .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(COMPAT) $(CLIENTS) build dist demo .pytest_cache .ruff_cache
