@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 COMPAT := .venv-compat
 CLIENTS := .venv-clients
+RAPIDOCR := build/rapidocr
 # The oldest transformers that is supported; the newest is in constraints.txt.
 OLDEST_TRANSFORMERS := 4.53.2
 # What `make test` runs; coverage is measured of the whole suite alone.
 T ?= tests
 COVERAGE := $(if $(filter tests,$(T)),--cov --cov-report=term:skip-covered)
 
-.PHONY: setup demo test quick test-page test-clients test-compat check fix clean help chain bench-train gpu gpu-data bench-memory bench-data fuzz test-reliability teds-parity test-judges
+.PHONY: setup demo test quick test-page test-clients test-compat check fix clean help chain bench-train gpu gpu-data bench-memory bench-data bench-quality fuzz test-reliability teds-parity test-judges
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -91,6 +92,15 @@ bench-data: setup  ## the data engine: index, packs, resuming, waiting; files co
 	$(BIN)/parsit data synth --out build/crops --unit line --pages 120 --seed 7
 	$(BIN)/python benchmarks/data_engine.py --data build/crops
 	$(BIN)/python benchmarks/convert.py
+
+$(RAPIDOCR)/.ready:
+	test -x $(RAPIDOCR)/bin/python || $(PYTHON) -m venv $(RAPIDOCR)
+	$(RAPIDOCR)/bin/python -m pip install --quiet --disable-pip-version-check 'rapidocr==3.10.0' 'onnxruntime==1.32.0'
+	touch $@
+
+# Debian's tesseract-ocr must be there. MODEL=FOLDER: this model as well; ARGS=--keep: read only what was not read yet.
+bench-quality: setup $(RAPIDOCR)/.ready  ## the same lines and pages read by MODEL=FOLDER, tesseract and RapidOCR (docs/quality.md)
+	$(BIN)/python benchmarks/quality.py --tesseract --rapidocr $(RAPIDOCR)/bin/python $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 test-reliability: setup  ## what is killed, filled, flipped and cut short, at every place (docs/reliability.md)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q -s -m 'sweep or not gpu' tests/reliability tests/cli/test_cli_train_processes.py

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import quality_sets
 from quality_readers import Answers, System
-from quality_sets import Item
+from quality_sets import SETS, Item
 
 from parsit.scores import char_edits, normalize, ratio_interval
 
@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--tesseract", action="store_true", help="tesseract 5 (Debian: tesseract-ocr)")
     parser.add_argument("--rapidocr", metavar="PYTHON", help="the Python of an environment with rapidocr, onnxruntime")
     parser.add_argument("--folder", type=Path, default=Path("build/quality"), help="for the sets and what was read")
-    parser.add_argument("--sets", nargs="*", metavar="NAME", help="these sets alone")
+    parser.add_argument("--sets", nargs="*", choices=SETS, default=SETS, help="all by default")
     parser.add_argument("--keep", action="store_true", help="read only what was not read before")
     parser.add_argument("--lines", type=int, default=240, help="lines of each set")
     parser.add_argument("--pages", type=int, default=60, help="pages of each set")
@@ -161,8 +161,8 @@ def main() -> None:
     systems = systems_of(options)
     if not systems:
         parser.error("name a reader: --model, --tesseract, --rapidocr")
-    names = quality_sets.build(options.folder, options.lines, options.pages, options.seed)
-    all_items = {name: quality_sets.read(options.folder / name) for name in options.sets or names}
+    quality_sets.build(options.folder, options.sets, options.lines, options.pages, options.seed)
+    all_items = {name: quality_sets.read(options.folder / name) for name in options.sets}
     readings: dict[str, Readings] = {}
     for name, items in all_items.items():
         readings[name] = {system.name: read(options, name, items, system) for system in systems}
@@ -171,7 +171,8 @@ def main() -> None:
     print(text)
     (options.folder / "report.md").write_text(text)
     curves = {one.name: list(calibration_rows(sure_lines(all_items, readings, one.name))) for one in systems}
-    plot({name: rows for name, rows in curves.items() if rows}, options.folder / "calibration.png")
+    if any(curves.values()):
+        plot({name: rows for name, rows in curves.items() if rows}, options.folder / "calibration.png")
 
 
 if __name__ == "__main__":

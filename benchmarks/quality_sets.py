@@ -12,7 +12,7 @@ import gzip
 import itertools
 import json
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -35,6 +35,7 @@ STYLES = ("-Regular", "-Bold", "-Italic")
 DPI = 150
 LINE_SETS: dict[str, Degrade] = {"lines-clean": "none", "lines-degraded": "full"}
 PAGE_SETS: dict[str, Degrade] = {"pages-clean": "none", "pages-degraded": "full"}
+SETS = (*LINE_SETS, "lines-fonts", *PAGE_SETS, "pages-pdf")
 
 
 @dataclass(frozen=True)
@@ -46,20 +47,24 @@ class Item:
     kind: str
 
 
-def build(folder: Path, lines: int, pages: int, seed: int) -> list[str]:
-    """Make all sets below `folder`, each as large as asked for; those that are there stay. Gives their names.
+def build(folder: Path, names: Sequence[str], lines: int, pages: int, seed: int) -> None:
+    """Make sets below `folder`, each as large as asked for; those that are there stay.
 
     Raises `FileNotFoundError` without `apt-get`, and `CalledProcessError` where a package cannot be fetched.
     """
-    makers = [(name, synthetic_lines(folder / name, lines, level, seed)) for name, level in LINE_SETS.items()]
-    makers += [("lines-fonts", other_fonts(folder, lines, seed))]
-    makers += [(name, synthetic_pages(folder / name, pages, level, seed)) for name, level in PAGE_SETS.items()]
-    makers += [("pages-pdf", pdf_pages(folder, pages, seed))]
-    for name, items in makers:
-        if not (folder / name / "truth.jsonl").exists():
-            (folder / name).mkdir(parents=True, exist_ok=True)
-            write(folder / name, items)
-    return [name for name, _ in makers]
+    for name in names:
+        if (folder / name / "truth.jsonl").exists():
+            continue
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        if name in LINE_SETS:
+            items = synthetic_lines(folder / name, lines, LINE_SETS[name], seed)
+        elif name in PAGE_SETS:
+            items = synthetic_pages(folder / name, pages, PAGE_SETS[name], seed)
+        elif name == "lines-fonts":
+            items = other_fonts(folder, lines, seed)
+        else:
+            items = pdf_pages(folder, pages, seed)
+        write(folder / name, items)
 
 
 def write(folder: Path, items: Iterable[Item]) -> None:
@@ -94,7 +99,8 @@ def crops(settings: SynthSettings, number: int, kind: str) -> Iterator[Item]:
 
 
 def other_fonts(folder: Path, count: int, seed: int) -> Iterator[Item]:
-    """The clean lines' texts, those in ASCII, in fonts that no document of ours has; 96 to 200 dpi, 8 to 13 points."""
+    """The texts of `lines-clean` that are ASCII, in fonts that `synth` lacks, 8 to 13 points at 96 to 200 dpi."""
+    build(folder, ["lines-clean"], count, 0, seed)
     files = [file for package in FONT_PACKAGES for file in font_files(unpacked(folder / "packages", package))]
     texts = [item.text for item in read(folder / "lines-clean") if item.text.isascii()]
     rng = Random(f"{seed}/fonts")
