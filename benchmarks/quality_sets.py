@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import re
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -31,6 +32,8 @@ from parsit.synth.tree import leaves
 
 HELD_OUT = Path(__file__).parents[1] / "recipes" / "tiny" / "held-out-packages.txt"
 FONT_PACKAGES = ("fonts-liberation2", "fonts-courier-prime", "fonts-ebgaramond", "fonts-open-sans", "fonts-inconsolata")
+# Names of translations: NAME.de.pdf, refcard-pt_BR-a4.pdf; and groff's French example.
+NOT_ENGLISH = re.compile(r"[-._](?!en\b)[a-z]{2}([-_][A-Za-z]{2})?(-a4)?$|^mon_premier_doc$")
 STYLES = ("-Regular", "-Bold", "-Italic")
 DPI = 150
 LINE_SETS: dict[str, Degrade] = {"lines-clean": "none", "lines-degraded": "full"}
@@ -188,11 +191,13 @@ def unpacked(folder: Path, package: str) -> Path:
 
 
 def copy_pdfs(source: Path, target: Path, package: str) -> None:
-    """The PDFs of an unpacked package as PACKAGE--NAME.pdf, those that Debian has compressed as well."""
+    """The English PDFs of an unpacked package as PACKAGE--NAME.pdf, those that Debian has compressed as well."""
     target.mkdir(parents=True, exist_ok=True)
     for file in sorted(source.rglob("*.pdf*")):
         if file.is_symlink() or not file.name.endswith((".pdf", ".pdf.gz")):
             continue
-        data = file.read_bytes()
         name = file.name.removesuffix(".gz")
+        if NOT_ENGLISH.search(name.removesuffix(".pdf")):
+            continue
+        data = file.read_bytes()
         (target / f"{package}--{name}").write_bytes(gzip.decompress(data) if file.suffix == ".gz" else data)

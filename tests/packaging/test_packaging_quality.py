@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib
 import json
 import subprocess
@@ -58,6 +59,28 @@ def test_a_page_says_what_a_made_page_of_the_number_says(quality, folder, tmp_pa
     words = item.text.split()
     assert set(words) <= set(markdown.replace("|", " ").split())
     assert len(words) > 20
+
+
+def test_translations_are_left_out(quality, tmp_path):
+    source, target = tmp_path / "unpacked", tmp_path / "pdfs"
+    names = [
+        "refcard-en-a4",
+        "refcard-pt_BR-a4",
+        "make.zh-cn",
+        "make.en",
+        "fhs-3.0",
+        "xfig_ref_en",
+        "refcard-de-a4",
+        "a",
+    ]
+    source.mkdir()
+    for name in names:
+        (source / f"{name}.pdf").write_bytes(b"%PDF")
+    (source / "packed.pdf.gz").write_bytes(gzip.compress(b"%PDF-1"))
+    quality.quality_sets.copy_pdfs(source, target, "doc")
+    kept = {"refcard-en-a4", "make.en", "fhs-3.0", "xfig_ref_en", "a", "packed"}
+    assert {file.name for file in target.iterdir()} == {f"doc--{name}.pdf" for name in kept}
+    assert (target / "doc--packed.pdf").read_bytes() == b"%PDF-1"
 
 
 def test_edits_are_counted_with_case_punctuation_and_spaces(quality):
