@@ -73,7 +73,7 @@ class OpenPage:
 
     def close(self) -> Page:
         """The finished page: its units' texts joined, and the union of their flags."""
-        # A unit knows its page and the page its units: without this their pictures stay until the garbage collector comes.
+        # A unit knows its page and the page its units: their pictures would stay until the garbage collector comes.
         units, self.units = self.units, []
         if self.error:
             return Page(self.number, "", *self.size, (*self.flags, "failed"), self.seconds, self.error)
