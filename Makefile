@@ -5,13 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 COMPAT := .venv-compat
 VLLM := .venv-vllm
+CLIENTS := .venv-clients
+RAPIDOCR := build/rapidocr
 # The oldest transformers that is supported; the newest is in constraints.txt.
 OLDEST_TRANSFORMERS := 4.53.2
 # What `make test` runs; coverage is measured of the whole suite alone.
 T ?= tests
 COVERAGE := $(if $(filter tests,$(T)),--cov --cov-report=term:skip-covered)
 
-.PHONY: setup demo ship-model test quick test-page test-ray test-vllm test-compat check fix clean help chain bench-train gpu gpu-data bench-memory bench-data fuzz test-reliability teds-parity test-judges
+.PHONY: setup demo ship-model test quick test-page test-clients test-ray test-vllm test-compat check fix clean help chain bench-train gpu gpu-data bench-memory bench-data bench-quality fuzz test-reliability teds-parity test-judges
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -79,6 +81,14 @@ $(VLLM)/.ready: pyproject.toml
 test-vllm: $(VLLM)/.ready  ## what vLLM answers, in an environment of its own: by its engine and by its server
 	$(VLLM)/bin/python -m pytest -q -s -p no:cacheprovider -m vllm tests/vllm
 
+$(CLIENTS)/.ready:
+	test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check 'langchain-openai==1.7.4'
+	touch $@
+
+test-clients: setup $(CLIENTS)/.ready  ## LangChain's ChatOpenAI, in an environment of its own, against `parsit serve`
+	PARSIT_CLIENTS_PYTHON=$(CLIENTS)/bin/python $(BIN)/python -m pytest -q -m external tests/serve
+
 test-compat: setup $(COMPAT)/.ready  ## run model, processing and training tests under the oldest and the newest transformers, and load what the other saved
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q tests/model tests/processing tests/data tests/train
 	$(COMPAT)/bin/python -m pytest -n 2 --dist loadfile -q tests/model tests/processing tests/data tests/train
@@ -112,6 +122,15 @@ bench-data: setup  ## the data engine: index, packs, resuming, waiting; files co
 	$(BIN)/parsit data synth --out build/crops --unit line --pages 120 --seed 7
 	$(BIN)/python benchmarks/data_engine.py --data build/crops
 	$(BIN)/python benchmarks/convert.py
+
+$(RAPIDOCR)/.ready:
+	test -x $(RAPIDOCR)/bin/python || $(PYTHON) -m venv $(RAPIDOCR)
+	$(RAPIDOCR)/bin/python -m pip install --quiet --disable-pip-version-check 'rapidocr==3.10.0' 'onnxruntime==1.32.0'
+	touch $@
+
+# Debian's tesseract-ocr must be there. MODEL=FOLDER: this model as well; ARGS=--keep: read only what was not read yet.
+bench-quality: setup $(RAPIDOCR)/.ready  ## the same lines and pages read by MODEL=FOLDER, tesseract and RapidOCR (docs/quality.md)
+	$(BIN)/python benchmarks/quality.py --tesseract --rapidocr $(RAPIDOCR)/bin/python $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 test-reliability: setup  ## what is killed, filled, flipped and cut short, at every place (docs/reliability.md)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q -s -m '(sweep or not gpu) and not ray' tests/reliability tests/scale tests/cli/test_cli_train_processes.py
@@ -149,4 +168,4 @@ teds-parity:  ## compute the published TEDS of tests/scores/data/teds.json again
 	build/teds/bin/python scripts/teds_parity.py tests/scores/data/teds.json
 
 clean:  ## remove environments and what was built; leaves runs/ alone
-	rm -rf $(VENV) $(COMPAT) $(RAY_ENV) $(VLLM) build dist demo .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(COMPAT) $(CLIENTS) $(RAY_ENV) $(VLLM) build dist demo .pytest_cache .ruff_cache

@@ -5,7 +5,9 @@
     python benchmarks/serve_load.py --shapes 0.6b --requests 0 --parses 0 --overload 0 --dtype bfloat16
 
 A server is started as a process on this machine; the clients run beside it. Memory is the server's resident set, as it
-says itself in /metrics, after a warm-up; its slope is that of a straight line through all samples.
+says itself in /metrics, after a warm-up; its slope is that of a straight line through all samples. Seconds are of the
+clock, and with `_cpu` of the server's processor time meanwhile (Linux): what a machine with nothing else to do would
+take with one thread, as an upper bound, since the server's own threads are added up.
 """
 
 from __future__ import annotations
@@ -35,16 +37,32 @@ TEXT_0_6B = {  # Qwen3-0.6B
 
 @dataclass(frozen=True)
 class Measured:
-    """One answer: its status, and seconds to its first token and to its end."""
+    """One answer: its status, and seconds to its first token (the server's processor's as well) and to its end."""
 
+    number: int
     status: int
     first_s: float
+    first_cpu_s: float
     total_s: float
     tokens: int
 
 
+@dataclass(frozen=True)
+class Server:
+    """The server as its clients see it: where it is, and its process."""
+
+    http: httpx.AsyncClient
+    pid: int
+
+    def cpu_s(self) -> float:
+        """Processor time of all its threads so far; Linux names a process's clock by its id."""
+        return time.clock_gettime((~self.pid << 3) | 2)
+
+
 def random_model(folder: Path, shapes: str) -> None:
     """A model with random weights: `tiny`, or `tiny`'s tower with a language model of Qwen3-0.6B's shapes."""
+    import torch
+
     from parsit import hf
     from parsit.config import load_architecture
 
@@ -53,7 +71,10 @@ def random_model(folder: Path, shapes: str) -> None:
         architecture = replace(architecture, text_config=architecture.text_config | TEXT_0_6B)
     processor = hf.new_processor(architecture)
     processor.save_pretrained(folder)
+    if shapes == "0.6b":
+        torch.set_default_dtype(torch.bfloat16)  # so that a third of the memory is needed
     hf.new_model(architecture, processor, seed=1).save_pretrained(folder)
+    torch.set_default_dtype(torch.float32)
 
 
 def crop(number: int) -> str:
@@ -65,67 +86,73 @@ def crop(number: int) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-async def ask(client: httpx.AsyncClient, number: int, max_tokens: int) -> Measured:
+async def ask(server: Server, number: int, max_tokens: int) -> Measured:
     """One streamed answer. Drawn, as a random model repeats itself otherwise and is stopped."""
     parts = [{"type": "image_url", "image_url": {"url": crop(number)}}, {"type": "text", "text": "Read."}]
     asked = {"messages": [{"role": "user", "content": parts}], "stream": True, "max_tokens": max_tokens}
     asked |= {"temperature": 1.0, "seed": number, "logprobs": True}
-    started, first, tokens, ended = time.perf_counter(), 0.0, 0, False
-    async with client.stream("POST", "/v1/chat/completions", json=asked) as answer:
+    started, started_cpu, first, first_cpu, tokens, ended = time.perf_counter(), server.cpu_s(), 0.0, 0.0, 0, False
+    async with server.http.stream("POST", "/v1/chat/completions", json=asked) as answer:
         if answer.status_code != 200:
             await answer.aread()
-            return Measured(answer.status_code, 0.0, time.perf_counter() - started, 0)
+            return Measured(number, answer.status_code, 0.0, 0.0, time.perf_counter() - started, 0)
         async for line in answer.aiter_lines():
             if '"top_logprobs"' in line:
                 tokens += 1
-                first = first or time.perf_counter() - started
+                if tokens == 1:
+                    first, first_cpu = time.perf_counter() - started, server.cpu_s() - started_cpu
             ended = ended or line == "data: [DONE]"
-    return Measured(200 if ended else 0, first, time.perf_counter() - started, tokens)
+    return Measured(number, 200 if ended else 0, first, first_cpu, time.perf_counter() - started, tokens)
 
 
-async def many(
-    client: httpx.AsyncClient, count: int, concurrent: int, max_tokens: int, rss: list[float]
-) -> tuple[list[Measured], float]:
-    """`count` answers, `concurrent` at a time; the server's memory after every 50."""
+async def many(server: Server, count: int, concurrent: int, max_tokens: int, rss: list[float]) -> dict[str, float]:
+    """`count` answers, `concurrent` at a time, summed up; the server's memory after every 50."""
     numbers = iter(range(count))
     found: list[Measured] = []
 
     async def worker() -> None:
         for number in numbers:
-            found.append(await ask(client, number, max_tokens))
+            found.append(await ask(server, number, max_tokens))
             if len(found) % 50 == 0:
-                rss.append(await resident_mib(client))
+                rss.append(await resident_mib(server))
 
-    started = time.perf_counter()
+    started, started_cpu = time.perf_counter(), server.cpu_s()
     await asyncio.gather(*(worker() for _ in range(concurrent)))
-    return found, time.perf_counter() - started
+    return summary(found, concurrent, time.perf_counter() - started, server.cpu_s() - started_cpu)
 
 
-async def resident_mib(client: httpx.AsyncClient) -> float:
-    text = (await client.get("/metrics")).text
+async def resident_mib(server: Server) -> float:
+    text = (await server.http.get("/metrics")).text
     [line] = [line for line in text.splitlines() if line.startswith("process_resident_memory_bytes ")]
     return float(line.split()[1]) / 2**20
 
 
-def summary(found: list[Measured], seconds: float) -> dict[str, float]:
+def summary(found: list[Measured], wave: int, seconds: float, cpu_s: float) -> dict[str, float]:
+    """Of first tokens those that did not begin together with all others: that happens once, at the start."""
     done = [one for one in found if one.status == 200]
-    firsts, totals = [one.first_s for one in done], [one.total_s for one in done]
+    later = [one for one in done if one.number >= wave] or done
+    firsts, firsts_cpu = [one.first_s for one in later], [one.first_cpu_s for one in later]
+    totals, tokens = [one.total_s for one in done], sum(one.tokens for one in done)
     return {
         "requests": len(found),
         "answered": len(done),
         "refused": sum(one.status == 429 for one in found),
         "seconds": round(seconds, 2),
-        "tokens_per_s": round(sum(one.tokens for one in done) / seconds, 1),
+        "tokens_per_s": round(tokens / seconds, 1),
+        "tokens_per_s_cpu": round(tokens / cpu_s, 1),
         "first_p50_s": round(float(np.percentile(firsts, 50)), 3),
         "first_p95_s": round(float(np.percentile(firsts, 95)), 3),
+        "first_p50_s_cpu": round(float(np.percentile(firsts_cpu, 50)), 4),
+        "first_p95_s_cpu": round(float(np.percentile(firsts_cpu, 95)), 4),
         "total_p50_s": round(float(np.percentile(totals, 50)), 3),
         "total_p95_s": round(float(np.percentile(totals, 95)), 3),
     }
 
 
-def slope(rss: list[float], step: int) -> float:
-    """MiB for each 100 requests, by least squares; samples are `step` requests apart."""
-    return float(np.polyfit(np.arange(len(rss)) * step / 100, rss, 1)[0]) if len(rss) > 2 else float("nan")
+def growth(rss: list[float], step: int) -> dict[str, float]:
+    """The last memory, and its slope for each 100 requests, by least squares; samples are `step` requests apart."""
+    slope = float(np.polyfit(np.arange(len(rss)) * step / 100, rss, 1)[0]) if len(rss) > 2 else float("nan")
+    return {"rss_mib": round(rss[-1], 1), "rss_slope_mib_per_100": round(slope, 3)}
 
 
 def sample_pdf(folder: Path) -> bytes:
@@ -136,47 +163,46 @@ def sample_pdf(folder: Path) -> bytes:
     return typst.compile(folder / "page.typ")
 
 
-async def parses(client: httpx.AsyncClient, pdf: bytes, count: int, rss: list[float]) -> dict[str, float]:
+async def parses(server: Server, pdf: bytes, count: int, rss: list[float]) -> dict[str, float]:
     """`count` PDFs, three at a time."""
     numbers, statuses = iter(range(count)), []
 
     async def worker() -> None:
         for _ in numbers:
             form = {"file": ("page.pdf", pdf, "application/pdf")}
-            answer = await client.post("/v1/parse", files=form, data={"max_tokens": "4"})
+            answer = await server.http.post("/v1/parse", files=form, data={"max_tokens": "4"})
             statuses.append(answer.status_code)
             if len(statuses) % 10 == 0:
-                rss.append(await resident_mib(client))
+                rss.append(await resident_mib(server))
 
     started = time.perf_counter()
     await asyncio.gather(*(worker() for _ in range(3)))
     return {"parses": count, "read": statuses.count(200), "seconds": round(time.perf_counter() - started, 2)}
 
 
-async def measure(url: str, options: argparse.Namespace, folder: Path) -> dict[str, dict[str, float]]:
+async def measure(url: str, pid: int, options: argparse.Namespace, folder: Path) -> dict[str, dict[str, float]]:
     table: dict[str, dict[str, float]] = {}
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, limits=limits) as client:
-        await many(client, options.batch_size, options.batch_size, options.max_tokens, [])
+        server = Server(client, pid)
+        await many(server, options.batch_size, options.batch_size, options.max_tokens, [])
         for concurrent in (1, options.batch_size):
-            found, seconds = await many(client, options.few, concurrent, options.max_tokens, [])
-            table[f"{concurrent} at a time"] = summary(found, seconds)
+            count = max(options.few, concurrent) + concurrent
+            table[f"{concurrent} at a time"] = await many(server, count, concurrent, options.max_tokens, [])
         if options.requests:
             rss: list[float] = []
-            await many(client, 200, options.concurrent, options.max_tokens, [])
-            found, seconds = await many(client, options.requests, options.concurrent, options.max_tokens, rss)
-            grows = {"rss_mib": round(rss[-1], 1), "rss_slope_mib_per_100": round(slope(rss, 50), 3)}
-            table[f"{options.concurrent} at a time"] = summary(found, seconds) | grows
+            await many(server, 200, options.concurrent, options.max_tokens, [])
+            row = await many(server, options.requests, options.concurrent, options.max_tokens, rss)
+            table[f"{options.concurrent} at a time"] = row | growth(rss, 50)
         if options.parses:
             pdf, rss = sample_pdf(folder), []
-            await parses(client, pdf, 20, [])
-            table["PDFs"] = await parses(client, pdf, options.parses, rss)
-            table["PDFs"] |= {"rss_mib": round(rss[-1], 1), "rss_slope_mib_per_100": round(slope(rss, 10), 3)}
+            await parses(server, pdf, 20, [])
+            table["PDFs"] = await parses(server, pdf, options.parses, rss) | growth(rss, 10)
         if options.overload:
-            room = options.batch_size + 64
-            found, seconds = await many(client, options.overload * room, options.overload * room, 8, [])
-            table["overload"] = summary(found, seconds)
+            room = options.overload * (options.batch_size + 64)
+            table["overload"] = await many(server, room, room, 8, [])
             assert (await client.get("/health")).status_code == 200
+        table["server"] = {"rss_mib": round(await resident_mib(server), 1)}
     return table
 
 
@@ -206,7 +232,7 @@ def main() -> None:
         assert server.stderr is not None
         try:
             url = server.stderr.readline().split(" is served at ")[1].split()[0]
-            table = asyncio.run(measure(url, options, folder))
+            table = asyncio.run(measure(url, server.pid, options, folder))
         finally:
             server.terminate()
             server.wait()

@@ -1,6 +1,8 @@
 """`Reader` with real files and an engine that tells what it was shown instead of reading it."""
 
+import gc
 import io
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -87,6 +89,19 @@ def test_a_page_is_given_out_as_soon_as_it_is_done(five_pages):
     batches_when_seen = []
     Reader(engine).parse(five_pages, on_page=lambda page: batches_when_seen.append(len(engine.batches)))
     assert batches_when_seen == [1, 2, 2, 3, 4]
+
+
+@pytest.mark.parametrize("split", ["page", "lines"])
+def test_a_page_that_is_done_lets_go_of_its_pictures_at_once(five_pages, split):
+    engine, drawn = Describing(), []
+    listener = Listener(on_drawn=lambda page: drawn.append(weakref.ref(page.image)))
+    gc.disable()
+    try:
+        Reader(engine).parse(five_pages, dpi=72, split=split, listener=listener)
+        engine.batches.clear()
+        assert [page() for page in drawn] == [None] * 5
+    finally:
+        gc.enable()
 
 
 def test_the_image_comes_before_the_prompt_as_in_training_data(five_pages):

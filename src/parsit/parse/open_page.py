@@ -78,12 +78,14 @@ class OpenPage:
 
         `low_confidence` is over all of its tokens: one doubtful line, which says so itself, makes no doubtful page.
         """
+        # A unit knows its page and the page its units: their pictures would stay until the garbage collector comes.
+        units, self.units = self.units, []
         if self.error:
             return Page(self.number, "", *self.size, (*self.flags, "failed"), self.seconds, self.error)
-        readings = [unit.reading for unit in self.units if unit.reading]
+        readings = [unit.reading for unit in units if unit.reading]
         flags = self.flags + tuple(flag for reading in readings for flag in reading.flags)
-        lines = tuple(_line(units) for units in _lines(self.units))
-        text = readings[0].text if self.units and self.units[0].box is None else "\n".join(line.text for line in lines)
+        lines = tuple(_line(pieces) for pieces in _lines(units))
+        text = readings[0].text if units and units[0].box is None else "\n".join(line.text for line in lines)
         flags += ("upside_down",) if self.hangs and ought_to_stand(text) else ()
         confidence = joined_confidence(readings)
         flags += confidence.flags if confidence else ()
