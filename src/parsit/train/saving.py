@@ -14,7 +14,6 @@ import torch
 from parsit.files.run_folder import Retention, checkpoint_path
 from parsit.model.adapter_files import save_adapters
 from parsit.train.checkpoint import (
-    STATE_FOLDER,
     SavedState,
     SaveError,
     TrainState,
@@ -100,20 +99,7 @@ class Saver:
                 self.retention.prune(state.step, state.best_step)
 
         draft = self.world.on_first(begin)
-        self._save_own(draft, state.step)
         self.world.on_first(finish)
-
-    def _save_own(self, draft: Path, step: int) -> None:
-        """What the strategy writes by itself, each process its share; a failure of one is that of all."""
-        failed: SaveError | None = None
-        try:
-            with failing_as_one(self.output_dir, step):
-                self.strategy.save_own(draft / STATE_FOLDER)
-        except SaveError as error:
-            failed = error
-        for message in self.world.gather(None if failed is None else str(failed)):
-            if message is not None:
-                raise SaveError(message) from failed
 
     def _write(self, draft: Path, saved: SavedState, model_state: Tensors) -> None:
         state = {name.removeprefix("model."): value for name, value in model_state.items()}
