@@ -13,6 +13,8 @@ from parsit.train.fit import run
 from parsit.train.world import World
 from parsit.types import ParsitError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(tmp_path):

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.sweep, pytest.mark.dist, pytest.mark.timeout(0)]  # `r
 
 STEPS, CUT = 30, 10
 EXACT = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": STEPS, "save_steps": CUT,
-         "learning_rate": 3e-3}  # fmt: skip
+         "learning_rate": 3e-3, "glyph_loss_weight": 0.5}  # fmt: skip
 LORA = {"lora_enable": True, "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "lora_targets_vision": "q_proj,fc1"}
 KINDS = {"whole": {}, "lora": LORA, "dora": LORA | {"use_dora": True}, "qlora": LORA | {"bits": 4}}
 # What there is of each kind; docs/adapters.md says which adapters go with what. ZeRO-3 comes last: DeepSpeed replaces
@@ -45,17 +45,17 @@ MOVES += [
     (("zero2", 1), ("zero3", 2)),
     (("zero3", 1), ("ddp", 2)),
 ]
-KEYS = ("step", "loss", "grad_norm", "learning_rate", "supervised_tokens")
+KEYS = ("step", "loss", "glyph_loss", "grad_norm", "learning_rate", "supervised_tokens")
 
 
 def learnt(folder):
-    return [[entry[key] for key in KEYS] for entry in metrics(folder)]
+    return [[entry.get(key) for key in KEYS] for entry in metrics(folder)]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, mini):
     folder = tmp_path_factory.mktemp("resume")
-    make_data(folder)
+    make_data(folder, glyphs=True)
     make_deepspeed(folder)
     make_start(folder, mini)
     wide = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16, "attention_dropout": 0.3}
