@@ -79,7 +79,7 @@ def metrics(folder: Path) -> list[dict]:
 
 
 def make_data(folder: Path, glyphs: bool = False) -> None:
-    """Fourteen samples: pictures of numbers (with the places of their digits), text alone, and one with two pictures."""
+    """Fourteen samples: pictures of numbers (their digits' places: `glyphs`), text alone, one with two pictures."""
     records = []
     for number in range(14):
         image = Image.new("RGB", (40 + 8 * (number % 3), 24), "white")

@@ -82,8 +82,10 @@ class Objective(nn.Module):
         """Summed cross-entropy of the slots over `num_glyphs`; zero, through the head, where none is asked."""
         assert self.glyph_head is not None
         if features_NPD is None or targets is None:
+            weight = self.glyph_head.norm.weight  # in bfloat16 under DeepSpeed, which has no autocast
             size = self.glyph_head.norm.normalized_shape[0]
-            return self.glyph_head(torch.zeros(1, 1, size, device=self.model.device)).sum() * 0.0
+            blank = torch.zeros(1, 1, size, dtype=weight.dtype, device=self.model.device)
+            return self.glyph_head(blank).sum() * 0.0
         logits = self.glyph_head(features_NPD).float()
         loss = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), ignore_index=NOT_ASKED, reduction="sum")
         return loss / max(num_glyphs, 1)
