@@ -41,7 +41,6 @@ HALVES = {
     "learning_rate": 3e-3,
     "seed": 5,
     "sample_steps": 2,
-    "glyph_loss_weight": 0.5,  # the objective has weights of its own
 }
 # Who goes on with whose checkpoint: with its own, with that of one process, with that of another strategy.
 RESUMED = [
@@ -62,7 +61,7 @@ def accumulate(name: str, micro_batches: int) -> dict:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, mini, mini_native):
     folder = tmp_path_factory.mktemp("distributed")
-    make_data(folder, glyphs=True)
+    make_data(folder)
     make_deepspeed(folder)
     make_start(folder, mini)
     make_start(folder, mini_native, "native")
