@@ -159,7 +159,10 @@ class Zero(Strategy):
 
     def _from_first(self, tensor: torch.Tensor) -> torch.Tensor:
         """The first process's tensor, on all; elsewhere only its shape counts."""
-        whole = tensor.to(self.device) if self.world.is_first else torch.empty_like(tensor, device=self.device)
+        if self.world.is_first:
+            whole = tensor.to(self.device).contiguous()
+        else:
+            whole = torch.empty(tensor.shape, dtype=tensor.dtype, device=self.device)
         if self.world.size > 1:
             dist.broadcast(whole, src=0)
         return whole
