@@ -70,6 +70,7 @@ def main() -> None:
     run.left_out.begin(0, print, world.is_first)
     run.step(0, run.training_batches(0), Asked())
     saver = Saver(prepared, run.strategy)
+    saver.save(state(run.fingerprint, 3, None))  # a process's first save imports modules: thousands of files
     found = {
         name: look_at_each(saver, run.fingerprint, name, scenario, world) for name, scenario in job["scenarios"].items()
     }
