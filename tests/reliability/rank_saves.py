@@ -32,6 +32,7 @@ def look_at_each(saver: Saver, fingerprint: str, name: str, scenario: list, worl
     """Save as a scenario says; how many states of the folder a kill could have left, all of them usable."""
     before, best_before, step, best, keep = scenario
     folder, looked = saver.output_dir, 0
+    problems: list[str] = []
     copy = folder.with_name("copy")
     saver.retention.keep = 0
     if world.is_first:
@@ -45,7 +46,10 @@ def look_at_each(saver: Saver, fingerprint: str, name: str, scenario: list, worl
     def look(operation: str) -> None:
         nonlocal looked
         reset(folder, copy)
-        require_usable(copy, before, step, best_before, f"{name}: {operation} ({looked})")
+        try:
+            require_usable(copy, before, step, best_before, f"{name}: {operation} ({looked})")
+        except BaseException as error:  # what is raised inside a save is the save's own failure
+            problems.append(str(error))
         looked += 1
 
     def save() -> None:
@@ -56,6 +60,7 @@ def look_at_each(saver: Saver, fingerprint: str, name: str, scenario: list, worl
         on_operations(save, look)
     else:
         save()
+    assert not problems, problems[:3]
     return looked
 
 

@@ -16,13 +16,13 @@ from test_train_loop import learnt, metrics
 
 from parsit.config import TrainConfig
 from parsit.files.manifest import verify
-from parsit.files.run_folder import find_best, list_checkpoints
+from parsit.files.run_folder import list_checkpoints
 from parsit.files.run_lock import run_lock
 from parsit.parse.engine import load_engine
-from parsit.train.checkpoint import SaveError, load_state
+from parsit.train.checkpoint import SaveError
 from parsit.train.fit import fit
 from parsit.train.prepare import prepare
-from parsit.train.resume import changed_settings, settle
+from parsit.train.resume import changed_settings
 from parsit.train.world import World
 from parsit.types import InputError
 
@@ -57,21 +57,6 @@ def test_a_run_that_goes_back_moves_what_came_after_aside_and_does_the_same_step
     assert best == json.loads((nine / "best.json").read_text())
     assert verify(folder / best["checkpoint"]) is None
     assert json.loads((folder / "samples.jsonl").read_text().splitlines()[-1])["step"] == 3
-
-
-def test_a_damaged_best_is_the_best_no_longer_and_that_is_said(folder):
-    """Else a run that goes on would keep it, and name it, for ever."""
-    config, last, best = TrainConfig(output_dir=str(folder)), folder / "checkpoint-9", folder / "checkpoint-3"
-    state = replace(load_state(last).state, best_step=3, best_eval_loss=1.0)
-    assert settle(config, last, state) == (state, [])
-    assert find_best(folder) == best
-    weights = best / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-100] ^= 1
-    weights.write_bytes(content)
-    settled, (line,) = settle(config, last, state)
-    assert (settled.best_step, settled.best_eval_loss, find_best(folder)) == (None, None, None)
-    assert line.startswith(f"warning: {best} validated best, but is not as it was saved: model.safetensors has another")
 
 
 def test_a_run_that_went_back_and_is_stopped_says_which_command_goes_on(run, folder, capsys):

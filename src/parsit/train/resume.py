@@ -13,7 +13,7 @@ from parsit.config import MULTIMODAL_FLAGS, PROCESSING_FLAGS, TrainConfig
 from parsit.data.dataset import DataSet
 from parsit.data.plan import Plan
 from parsit.files import refuse_inputs
-from parsit.files.manifest import CONFIG_FILE, STATE_FOLDER, verify
+from parsit.files.manifest import CONFIG_FILE, STATE_FOLDER
 from parsit.files.run_folder import (
     BEST_FILE,
     checkpoint_path,
@@ -180,7 +180,7 @@ def settle(config: TrainConfig, checkpoint: Path, state: TrainState) -> tuple[Tr
         state: what it holds.
 
     Returns:
-        The state, without a best validation whose checkpoint is not in the folder or damaged; and what to say.
+        The state, without a best validation whose checkpoint is not in the folder; and what to say.
 
     Raises:
         ParsitError: the folder cannot be written.
@@ -188,37 +188,20 @@ def settle(config: TrainConfig, checkpoint: Path, state: TrainState) -> tuple[Tr
     output_dir = Path(str(config.output_dir))
     try:
         moved = supersede(output_dir, checkpoint, state.step, (METRICS_FILE, SAMPLES_FILE, LEFT_OUT_FILE))
-        state, lines = _with_sound_best(output_dir, checkpoint, state)
-        if state.best_step is None:
+        if state.best_step is None or not checkpoint_path(output_dir, state.best_step).is_dir():
+            state = replace(state, best_eval_loss=None, best_step=None)
             (output_dir / BEST_FILE).unlink(missing_ok=True)
     except OSError as error:
         raise ParsitError(f"{output_dir}: cannot go on there: {error}; mend the folder, or copy the run") from error
     write_best(output_dir, state)
-    if moved is not None:
-        aside, paths = moved
-        names = ", ".join(path.name for path in paths)
-        lines.append(
-            f"going on from {checkpoint}: {names} moved to {aside}, with the record of their steps; delete it to have "
-            "room"
-        )
-    return state, lines
-
-
-def _with_sound_best(output_dir: Path, checkpoint: Path, state: TrainState) -> tuple[TrainState, list[str]]:
-    """The state without a best validation whose checkpoint is gone or damaged; and what to say of the latter.
-
-    Nothing would put it right later: a run keeps its best checkpoint and does not read it.
-    """
-    if state.best_step is None:
+    if moved is None:
         return state, []
-    best = checkpoint_path(output_dir, state.best_step)
-    if best.resolve() == checkpoint.resolve():  # which was just verified
-        return state, []
-    problem = verify(best) if best.is_dir() else None
-    if problem is None and best.is_dir():
-        return state, []
-    said = f"warning: {best} validated best, but is not as it was saved: {problem}; the best is chosen anew"
-    return replace(state, best_eval_loss=None, best_step=None), [said] if problem else []
+    aside, paths = moved
+    names = ", ".join(path.name for path in paths)
+    line = (
+        f"going on from {checkpoint}: {names} moved to {aside}, with the record of their steps; delete it to have room"
+    )
+    return state, [line]
 
 
 def how_to_go_on(config: TrainConfig) -> str:
