@@ -131,6 +131,7 @@ class Zero(Strategy):
         if self.world.size == 1:
             waits = timedelta(seconds=self.config.ddp_timeout)
             self._deepspeed.init_distributed("nccl" if self.device.type == "cuda" else "gloo", timeout=waits)
+        wrapped: Any
         self.engine, wrapped, _, _ = self._deepspeed.initialize(model=objective, optimizer=optimizer, config=values)
         self._zero_optimizer: Any = wrapped  # steps like an optimizer, and is none by its type
         self._inner: torch.optim.Optimizer = getattr(wrapped, "optimizer", wrapped)
@@ -231,6 +232,7 @@ class Zero(Strategy):
         for name, parameter in self.named_trained():
             for key in MOMENTS:
                 whole = safe_get_full_optimizer_state(parameter, key)
+                assert whole is not None, "it is trained"
                 if self.world.is_first:
                     tensors[f"{name}/{key}"] = whole.detach().to("cpu", of_any[key].dtype, copy=True)
             if self.world.is_first:
@@ -290,8 +292,9 @@ class Zero(Strategy):
                 utils.safe_set_full_optimizer_state(parameter, whole, key)
             return
         # The last share may reach beyond the tensor, where DeepSpeed's function for whole tensors fails.
-        length = parameter.ds_tensor.numel()
-        share = whole.flatten()[length * dist.get_rank(parameter.ds_process_group) :][:length]
+        placed: Any = parameter  # DeepSpeed's attributes
+        length = placed.ds_tensor.numel()
+        share = whole.flatten()[length * dist.get_rank(placed.ds_process_group) :][:length]
         share = nn.functional.pad(share, (0, length - share.numel())).to(self.device)
         if key is None:
             utils.safe_set_local_fp32_param(parameter, share)
