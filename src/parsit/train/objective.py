@@ -84,8 +84,7 @@ class Objective(nn.Module):
         if features_NPD is None or targets is None:
             weight = self.glyph_head.norm.weight  # in bfloat16 under DeepSpeed, which has no autocast
             size = self.glyph_head.norm.normalized_shape[0]
-            # With a gradient, as the tower's features have: ZeRO-3's hooks behind the head would not run here alone.
-            blank = torch.zeros(1, 1, size, dtype=weight.dtype, device=self.model.device, requires_grad=True)
+            blank = torch.zeros(1, 1, size, dtype=weight.dtype, device=self.model.device)
             return self.glyph_head(blank).sum() * 0.0
         logits = self.glyph_head(features_NPD).float()
         loss = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), ignore_index=NOT_ASKED, reduction="sum")
