@@ -78,8 +78,8 @@ def metrics(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def make_data(folder: Path) -> None:
-    """Fourteen samples: pictures of numbers, text alone, and one with two pictures."""
+def make_data(folder: Path, glyphs: bool = False) -> None:
+    """Fourteen samples: pictures of numbers (their digits' places: `glyphs`), text alone, one with two pictures."""
     records = []
     for number in range(14):
         image = Image.new("RGB", (40 + 8 * (number % 3), 24), "white")
@@ -92,7 +92,11 @@ def make_data(folder: Path) -> None:
         else:
             talk, images = ("<image>\nRead.", str(number * 37)), [f"{number}.png"]
         turns = [{"from": "human", "value": talk[0]}, {"from": "gpt", "value": talk[1]}]
-        records.append({"id": str(number), "conversations": turns} | ({"image": images} if images else {}))
+        record = {"id": str(number), "conversations": turns} | ({"image": images} if images else {})
+        if glyphs and len(images) == 1:
+            digits = enumerate(str(number * 37))
+            record["glyphs"] = [[[digit, 2 + 6 * place, 6, 8 + 6 * place, 17] for place, digit in digits]]
+        records.append(record)
     (folder / "d.jsonl").write_text("\n".join(map(json.dumps, records)))
 
 

@@ -119,7 +119,7 @@ def do(run_job: dict, job: dict, world: World) -> dict[str, object]:
         if broken:
             broken.write_bytes(b"broken")
         train(prepared, watcher(run_job, seen))
-    except (ParsitError, ValueError) as error:
+    except ParsitError as error:
         seen["error"] = f"{type(error).__name__}: {error}"
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     world.barrier()

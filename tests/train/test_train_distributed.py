@@ -25,7 +25,6 @@ from dist_support import (
 from safetensors.torch import load_file
 
 from parsit import hf
-from parsit.files.manifest import write_manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.dist, pytest.mark.timeout(0)]  # `run_job` has a limit of its own
 
@@ -44,6 +43,15 @@ HALVES = {
     "seed": 5,
     "sample_steps": 2,
 }
+# Who goes on with whose checkpoint: with its own, with that of one process, with that of another strategy.
+RESUMED = [
+    *((name, name) for name in DATA_PARALLEL),
+    *((name, "one") for name in DATA_PARALLEL),
+    ("fsdp", "ddp"),
+    ("fsdp", "zero3"),
+    ("zero3", "fsdp"),
+    ("zero2", "zero3"),
+]
 
 
 def accumulate(name: str, micro_batches: int) -> dict:
@@ -104,36 +112,25 @@ def seen(folder):
     for names, world_size in ((["one"], 1), (list(STRATEGIES), 2)):
         runs = all_runs(names)
         found |= run_job(job | {"runs": runs}, folder / "jobs", world_size)
-    # Go on from the middle: each with itself, and what DDP began under FSDP2.
+    # Go on from the middle: each with itself, with what one process began, and with what another strategy began.
     resumed = []
-    for name, origin in (*((name, name) for name in DATA_PARALLEL), ("fsdp", "ddp")):
+    for name, origin in RESUMED:
         target = folder / "out" / f"resumed-{name}-from-{origin}"
         shutil.copytree(folder / "out" / f"halves-{origin}", target)
         shutil.rmtree(target / "checkpoint-6")
         resumed.append({"name": target.name, "flags": flags(name, HALVES, 4), "validate": True})
-    for name in ("rated-zero3", "halved-zero2"):
-        target = shutil.copytree(folder / "out" / f"halves-{name.split('-')[1]}", folder / "out" / name)
-        shutil.rmtree(target / "checkpoint-6")
-        rates = {"learning_rate": 2 * HALVES["learning_rate"]} if name == "rated-zero3" else {}
-        resumed.append({"name": name, "flags": flags(name.split("-")[1], HALVES, 4, **rates), "validate": True})
-    halved = folder / "out" / "halved-zero2" / "checkpoint-3"
-    next(halved.glob("train_state/*/*_optim_states.pt")).unlink()
-    write_manifest(halved)
+    target = shutil.copytree(folder / "out" / "halves-zero3", folder / "out" / "rated-zero3")
+    shutil.rmtree(target / "checkpoint-6")
+    rates = {"learning_rate": 2 * HALVES["learning_rate"]}
+    resumed.append({"name": target.name, "flags": flags("zero3", HALVES, 4, **rates), "validate": True})
     found |= run_job(job | {"runs": resumed}, folder / "jobs-resumed", 2)
     return found
 
 
 def test_a_run_under_zero_goes_on_at_the_rate_of_now(folder, seen):
-    """DeepSpeed writes down its own, and would go on with that without a word."""
     before, found = (metrics(folder / "out" / name) for name in ("halves-zero3", "rated-zero3"))
     assert "error" not in seen["rated-zero3"][0]
     assert [entry["learning_rate"] for entry in found[3:]] == [2 * entry["learning_rate"] for entry in before[3:]]
-
-
-def test_a_run_under_zero_goes_on_in_as_many_processes_alone(seen):
-    for rank in seen["halved-zero2"]:
-        assert rank["error"].startswith("InputError: ")
-        assert "was written by 1 processes and cannot be dealt out to 2: start 1" in rank["error"]
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -220,7 +217,7 @@ def test_what_is_not_finite_stops_every_rank_before_the_update(folder, seen, nam
     assert len(metrics(folder / "out" / f"poisoned-{name}")) == 2
 
 
-@pytest.mark.parametrize(("name", "origin"), [*((name, name) for name in DATA_PARALLEL), ("fsdp", "ddp")])
+@pytest.mark.parametrize(("name", "origin"), RESUMED)
 def test_a_run_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(folder, seen, name, origin):
     whole, resumed = (
         metrics(folder / "out" / which) for which in (f"halves-{origin}", f"resumed-{name}-from-{origin}")
@@ -228,7 +225,15 @@ def test_a_run_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(folder, seen, 
     assert "error" not in seen[f"resumed-{name}-from-{origin}"][0]
     for one, two in zip(whole, resumed, strict=True):
         assert one["step"] == two["step"]
-        assert abs(one["loss"] - two["loss"]) < (1e-6 if name == origin else 1e-5)
+        assert abs(one["loss"] - two["loss"]) < (1e-5 if one["step"] > 4 else 1e-6)
+        assert name != origin or one["loss"] == two["loss"], "to the bit"
+
+
+def test_no_checkpoint_holds_a_pickle(folder, seen):
+    """Neither a file that torch.load would read, nor any that says so by its first bytes."""
+    files = [path for path in (folder / "out").glob("*/checkpoint-*/**/*") if path.is_file()]
+    assert {path.suffix for path in files} == {".json", ".jinja", ".safetensors", ".yaml"}
+    assert not [path for path in files if path.read_bytes()[:2] in (b"PK", b"\x80\x02", b"\x80\x04")]
 
 
 @pytest.mark.parametrize("name", DATA_PARALLEL)

@@ -73,12 +73,13 @@ def test_training_in_shares_does_not_notice_that_validation_sees_the_average(fol
     assert learnt[0] == learnt[1]
 
 
-def test_what_deepspeed_writes_by_itself_is_in_the_manifest_and_the_best_are_kept(folder):
+def test_what_deepspeed_holds_is_in_the_same_files_and_the_best_are_kept(folder):
     for step in (2, 4):
         checkpoint = folder / "zero2" / f"checkpoint-{step}"
         assert verify(checkpoint) is None
         listed = json.loads((checkpoint / "manifest.json").read_text())["files"]
-        assert any("deepspeed/" in name and name.endswith("_optim_states.pt") for name in listed)
+        assert "state/optimizer.safetensors" in listed
+        assert all(name.endswith((".safetensors", ".json", ".jinja", ".yaml")) for name in listed)
     assert len(json.loads((folder / "zero2" / "best.json").read_text())["others"]) == 1
 
 

@@ -27,7 +27,7 @@ from parsit.model.flops import step_flops
 from parsit.processing.collate import Batch
 from parsit.train.batches import micro_batches_of, num_steps, order_digest, validation_batches
 from parsit.train.best import best_so_far, judged
-from parsit.train.checkpoint import STATE_FOLDER, TrainState, load_state
+from parsit.train.checkpoint import TrainState, load_state
 from parsit.train.compiled import compile_layers
 from parsit.train.ema import Ema
 from parsit.train.left_out import LeftOut
@@ -379,12 +379,10 @@ class Run:
                 "the same ones, or start a new --output_dir with --model_name_or_path"
             )
         try:
-            if not self.strategy.load_own(checkpoint / STATE_FOLDER):
-                self.strategy.load_optimizer_tensors(saved.optimizer)
+            self.strategy.load_optimizer_tensors(saved.optimizer)
         except KeyError as error:
             raise InputError(
-                f"{checkpoint}: has no optimizer state for {error}: --mm_tunable_parts, --glyph_loss_weight or "
-                "--deepspeed changed"
+                f"{checkpoint}: has no optimizer state for {error}: --mm_tunable_parts or --glyph_loss_weight changed"
             ) from error
         self.strategy.load_objective(saved.objective)
         rank = self.world.rank if f"cpu-{self.world.rank}" in saved.rng else 0

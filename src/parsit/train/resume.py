@@ -12,7 +12,7 @@ import yaml
 from parsit.config import MULTIMODAL_FLAGS, PROCESSING_FLAGS, TrainConfig
 from parsit.data.plan import Plan
 from parsit.files import refuse_inputs
-from parsit.files.manifest import CONFIG_FILE, verify
+from parsit.files.manifest import CONFIG_FILE, STATE_FOLDER, verify
 from parsit.files.run_folder import (
     BEST_FILE,
     checkpoint_path,
@@ -72,7 +72,8 @@ def checkpoint_to_resume(config: TrainConfig, say: Say) -> Path | None:
         say: told of checkpoints that are passed over.
 
     Raises:
-        InputError: the named checkpoint is not whole, or the folder holds a run that is not resumed, or cannot be.
+        InputError: the named checkpoint is not whole or holds a pickle, or the folder holds a run that is not resumed,
+            or cannot be.
         UsageError: settings that may not change between the run and its continuation.
     """
     output_dir = Path(str(config.output_dir))
@@ -86,6 +87,7 @@ def checkpoint_to_resume(config: TrainConfig, say: Say) -> Path | None:
         if checkpoint is None and list_checkpoints(output_dir):
             raise InputError(f"{output_dir}: none of its checkpoints is whole; start again in another --output_dir")
     if checkpoint is not None:
+        _require_no_pickle(checkpoint)
         _require_same_settings(config, checkpoint)
     return checkpoint
 
@@ -211,6 +213,16 @@ def how_to_go_on(config: TrainConfig) -> str:
 
 def _settings(checkpoint: Path) -> dict[str, Any]:
     return yaml.safe_load((checkpoint / CONFIG_FILE).read_text(encoding="utf-8"))
+
+
+def _require_no_pickle(checkpoint: Path) -> None:
+    """Refuse what earlier versions wrote under --deepspeed: DeepSpeed's own state, which runs what it names."""
+    own = checkpoint / STATE_FOLDER / "deepspeed"
+    if own.exists():
+        raise InputError(
+            f"{own}: is a pickle of an earlier version, which is not read: finish the run with that version, or start "
+            "a new --output_dir with --model_name_or_path"
+        )
 
 
 def _require_same_settings(config: TrainConfig, checkpoint: Path) -> None:

@@ -3,7 +3,7 @@
 With `--async_save` training waits while tensors are gathered and copied, and goes on while a thread of the first
 process writes, hashes and syncs them, and then prunes. One save is in flight at most: the next one, a validation that
 may name a best checkpoint, a request to save and the run's end wait for it, and only then do all processes learn how it
-went. What DeepSpeed writes by itself is written while training waits.
+went.
 
 A save that fails costs its draft alone. Where the run can go on it does, and tries again at the next occasion; where it
 ends, the error says so.
@@ -26,7 +26,6 @@ from parsit.model.adapter_files import adapter_files
 from parsit.model.model_files import ModelFiles, Tensors, captured
 from parsit.train.background import Background, GoOn
 from parsit.train.checkpoint import (
-    STATE_FOLDER,
     SavedState,
     SaveError,
     TrainState,
@@ -201,7 +200,6 @@ class Saver:
                 return begin_checkpoint(self.output_dir, state.step)
 
         draft = self.world.on_first(prepare_draft)
-        self._save_own(draft, state.step)
         if not self.world.is_first:
             return
 
@@ -239,23 +237,11 @@ class Saver:
         tensors = [parameter for _, parameter in self.strategy.named_trained()]
         tensors += [*self.strategy.lower_halves.values(), *self.strategy.objective.buffers()]
         for optimizer in self.strategy.optimizers:
-            if isinstance(optimizer, torch.optim.Optimizer):  # DeepSpeed's writes its state itself
+            if isinstance(optimizer, torch.optim.Optimizer):  # DeepSpeed's state is gathered: that is a copy
                 tensors += [value for values in optimizer.state.values() for value in values.values()]
         if self.ema:
             tensors += self.ema.averages
         return {local(tensor).untyped_storage().data_ptr() for tensor in tensors}
-
-    def _save_own(self, draft: Path, step: int) -> None:
-        """What the strategy writes by itself, each process its share; a failure of one is that of all."""
-        failed: SaveError | None = None
-        try:
-            with failing_as_one(self.output_dir, step):
-                self.strategy.save_own(draft / STATE_FOLDER)
-        except SaveError as error:
-            failed = error
-        for message in self.world.gather(None if failed is None else str(failed)):
-            if message is not None:
-                raise SaveError(message) from failed
 
     def _make_small_files(self) -> None:
         """Configuration and processor, which do not change in a run, once. Adapters have a configuration themselves."""
@@ -264,7 +250,7 @@ class Saver:
             self._small = own | captured(self.processor.save_pretrained)
 
     def _files(self, draft: Path, gathered: Gathered) -> ModelFiles:
-        """All files of a checkpoint but its manifest and what the strategy wrote."""
+        """All files of a checkpoint but its manifest."""
         files = self._model_files(draft, gathered.model)
         if gathered.average:
             files |= self._model_files(draft / EMA_FOLDER, gathered.average).under(EMA_FOLDER)

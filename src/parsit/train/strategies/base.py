@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -67,6 +66,25 @@ def _norms_of_runs(tensor: torch.Tensor) -> torch.Tensor:
     in_runs = flat.numel() // _RUN * _RUN
     norms = torch.linalg.vector_norm(flat[:in_runs].view(-1, _RUN), dim=1, dtype=torch.float32)
     return torch.cat([norms, flat[in_runs:]])
+
+
+def states_by_name(tensors: dict[str, torch.Tensor], trained: Iterable[str]) -> dict[str, dict[str, torch.Tensor]]:
+    """What `Strategy.optimizer_tensors` gave, parameter by parameter.
+
+    Args:
+        tensors: by `NAME/KEY`.
+        trained: names of the parameters that are trained now.
+
+    Raises:
+        KeyError: a parameter that is trained now and has no state there, or the other way round.
+    """
+    states: dict[str, dict[str, torch.Tensor]] = {}
+    for entry, value in tensors.items():
+        name, key = entry.rsplit("/", 1)
+        states.setdefault(name, {})[key] = value
+    for name in sorted(states.keys() ^ set(trained)):
+        raise KeyError(name)
+    return states
 
 
 class Strategy:
@@ -252,13 +270,7 @@ class Strategy:
         Raises:
             KeyError: a parameter that is trained now and has no state there, or the other way round.
         """
-        states: dict[str, dict[str, torch.Tensor]] = {}
-        for entry, value in tensors.items():
-            name, key = entry.rsplit("/", 1)
-            states.setdefault(name, {})[key] = value
-        trained = dict(self.named_trained())
-        for name in states.keys() ^ trained.keys():
-            raise KeyError(name)
+        states = states_by_name(tensors, (name for name, _ in self.named_trained()))
         of_group = {group["name"]: optimizer for optimizer in self.optimizers for group in optimizer.param_groups}
         for group in self.groups:
             optimizer = of_group[group.name]
@@ -294,13 +306,6 @@ class Strategy:
         Raises:
             ParsitError: it is not; the parameter is named.
         """
-
-    def save_own(self, folder: Path) -> None:
-        """Write what only this strategy can read back; called by all processes at once."""
-
-    def load_own(self, folder: Path) -> bool:
-        """Read it back; False: there is nothing of this strategy's in the folder."""
-        return False
 
 
 class DataParallel(Strategy):

@@ -2,6 +2,10 @@
 
 Parameters are frozen or freed, and the optimizer's groups made, before the engine exists; nothing changes them after.
 "auto" values are filled in from the run's own flags, and what contradicts them is refused.
+
+DeepSpeed's own checkpoints are pickles, one for each process. They are neither written nor read: weights and optimizer
+state are gathered by parameter name through its public functions (`deepspeed.utils.safe_get_full_…`), and dealt out
+again, so that a run goes on with another number of processes, or under another strategy.
 """
 
 from __future__ import annotations
@@ -14,18 +18,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from parsit.config import TrainConfig, zero_settings
 from parsit.processing.collate import Batch
+from parsit.train.adamw_bf16 import AdamWBF16
 from parsit.train.objective import Losses, Objective, StepCounts
 from parsit.train.optimizer import Group, groups_of
 from parsit.train.parts import fits_bfloat16
-from parsit.train.strategies.base import NormCheck, Strategy
+from parsit.train.strategies.base import NormCheck, Strategy, states_by_name
 from parsit.train.world import World
-from parsit.types import InputError, ParsitError, UsageError
+from parsit.types import ParsitError, UsageError
 
-OWN_FOLDER = "deepspeed"
+# What AdamW keeps for each parameter, besides the count of steps.
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def read_config(path: str | Path, config: TrainConfig, world_size: int, bf16: bool, hidden_size: int) -> dict[str, Any]:
@@ -77,6 +84,8 @@ def read_config(path: str | Path, config: TrainConfig, world_size: int, bf16: bo
             place[key] = value
     if values.get("fp16", {}).get("enabled"):
         raise UsageError(f"--deepspeed {path}: fp16 is not supported (its losses overflow): use bf16")
+    if values.get("zero_optimization", {}).get("offload_optimizer", {}).get("device") == "nvme":
+        raise UsageError(f"--deepspeed {path}: offload_optimizer to nvme cannot be resumed: use cpu")
     left = _autos(values)
     if left:
         raise UsageError(f'--deepspeed {path}: "auto" is not known for {", ".join(left)}: give a value')
@@ -117,24 +126,47 @@ class Zero(Strategy):
         values = read_config(str(self.config.deepspeed), self.config, self.world.size, self.bf16, hidden)
         self.stage = int(values.get("zero_optimization", {}).get("stage", 0))
         self.name = f"ZeRO-{self.stage}"
-        self._keep_frozen(objective)
+        masters = self._keep_exact(objective)
         (optimizer,) = super()._build_optimizers()
         if self.world.size == 1:
             waits = timedelta(seconds=self.config.ddp_timeout)
             self._deepspeed.init_distributed("nccl" if self.device.type == "cuda" else "gloo", timeout=waits)
+        wrapped: Any
         self.engine, wrapped, _, _ = self._deepspeed.initialize(model=objective, optimizer=optimizer, config=values)
         self._zero_optimizer: Any = wrapped  # steps like an optimizer, and is none by its type
+        self._inner: torch.optim.Optimizer = getattr(wrapped, "optimizer", wrapped)
+        for parameter, master in masters.items():
+            self._put(parameter, self._from_first(master))
         return self.engine
 
-    def _keep_frozen(self, objective: Objective) -> None:
-        """Set aside, on the first process, the frozen weights that DeepSpeed is about to round to bfloat16 for good."""
+    def _keep_exact(self, objective: Objective) -> dict[nn.Parameter, torch.Tensor]:
+        """Set aside, on the first process, the weights that DeepSpeed is about to round to bfloat16.
+
+        Frozen ones are kept for checkpoints. Trained ones are returned: DeepSpeed would make its fp32 weights of what
+        it has rounded. On the other processes they are empty, of their shape.
+        """
         self._frozen: dict[torch.Tensor, torch.Tensor] = {}
-        if not self.bf16 or self.config.lora_enable:  # under adapters what is frozen is never saved
-            return
+        masters: dict[nn.Parameter, torch.Tensor] = {}
+        if not self.bf16:
+            return masters
         for parameter in objective.parameters():
-            if not parameter.requires_grad and not fits_bfloat16(parameter):
+            if parameter.requires_grad:
+                here = parameter.detach()  # DeepSpeed gives the parameter other data
+                masters[parameter] = here if self.world.is_first else torch.empty_like(here, device="meta")
+            elif not self.config.lora_enable and not fits_bfloat16(parameter):  # under adapters they are never saved
                 here = self.world.is_first
                 self._frozen[parameter] = parameter.detach().cpu().clone() if here else torch.empty(0)
+        return masters
+
+    def _from_first(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The first process's tensor, on all; elsewhere only its shape counts."""
+        if self.world.is_first:
+            whole = tensor.to(self.device).contiguous()
+        else:
+            whole = torch.empty(tensor.shape, dtype=tensor.dtype, device=self.device)
+        if self.world.size > 1:
+            dist.broadcast(whole, src=0)
+        return whole
 
     def _build_optimizers(self) -> list[torch.optim.Optimizer]:
         return [self._zero_optimizer]
@@ -189,76 +221,95 @@ class Zero(Strategy):
         return self.full(tensor)
 
     def optimizer_tensors(self) -> dict[str, torch.Tensor]:
-        """Nothing: DeepSpeed writes its own (`save_own`)."""
-        return {}
+        """As in `Strategy`: each parameter's share of DeepSpeed's flat state, gathered under the parameter's name."""
+        if self._inner is self._zero_optimizer:  # stage 0 in fp32: the optimizer holds the parameters themselves
+            return super().optimizer_tensors()
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        self._link_states()
+        of_any = next(iter(self._inner.state.values()))
+        tensors: dict[str, torch.Tensor] = {}
+        for name, parameter in self.named_trained():
+            for key in MOMENTS:
+                whole = safe_get_full_optimizer_state(parameter, key)
+                assert whole is not None, "it is trained"
+                if self.world.is_first:
+                    tensors[f"{name}/{key}"] = whole.detach().to("cpu", of_any[key].dtype, copy=True)
+            if self.world.is_first:
+                tensors[f"{name}/step"] = of_any["step"].detach().cpu().clone()
+        return tensors
 
     def load_optimizer_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Refuse what another strategy wrote. Raises `KeyError`."""
-        raise KeyError("DeepSpeed's own state (the run was begun without --deepspeed)")
+        """As in `Strategy`. DeepSpeed counts steps once, so that parameters which differ in theirs are refused.
 
+        Raises:
+            KeyError: as in `Strategy`, or a parameter that was updated more or less often than the others.
+        """
+        if self._inner is self._zero_optimizer:
+            super().load_optimizer_tensors(tensors)
+            return
+        states = states_by_name(tensors, (name for name, _ in self.named_trained()))
+        count = next(iter(states.values()))["step"]
+        for name, state in states.items():
+            if not torch.equal(state["step"], count):
+                raise KeyError(f"{name} that is as old as that of the others")
+        self._begin_states(count)
+        for name, parameter in self.named_trained():
+            for key in MOMENTS:
+                self._put(parameter, states[name][key], key)
+
+    def _begin_states(self, count: torch.Tensor) -> None:
+        """Make the state that the optimizer would make in its first step, empty, after so many steps."""
+        is_narrow = isinstance(self._inner, AdamWBF16)
+        if self.stage == 3:
+            flats = self._zero_optimizer.fp32_partitioned_groups_flat
+        else:
+            flats = [flat for group in self._inner.param_groups for flat in group["params"]]
+        for flat in flats:
+            moments = {key: torch.zeros_like(flat, dtype=torch.bfloat16 if is_narrow else None) for key in MOMENTS}
+            step = count.to("cpu" if is_narrow else flat.device, copy=True)
+            self._inner.state[flat] = {"step": step, **{key: moment.detach() for key, moment in moments.items()}}
+        self._link_states()
+
+    def _link_states(self) -> None:
+        """Let parameters find their part of the flat state.
+
+        DeepSpeed does so once, in its first step: after it has updated the first group, when others have no state yet.
+        """
+        if self.stage < 3:
+            self._zero_optimizer._hp_optimizer_states_linked = False
+            self._zero_optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _put(self, parameter: nn.Parameter, whole: torch.Tensor, key: str | None = None) -> None:
+        """Set this process's share of a parameter's state, or of its fp32 weight where `key` is None."""
+        from deepspeed import utils
+
+        if not hasattr(parameter, "ds_id"):
+            whole = whole.to(self.device)
+            if key is None:
+                utils.safe_set_full_fp32_param(parameter, whole)
+            else:
+                utils.safe_set_full_optimizer_state(parameter, whole, key)
+            return
+        # The last share may reach beyond the tensor, where DeepSpeed's function for whole tensors fails.
+        placed: Any = parameter  # DeepSpeed's attributes
+        length = placed.ds_tensor.numel()
+        share = whole.flatten()[length * dist.get_rank(placed.ds_process_group) :][:length]
+        share = nn.functional.pad(share, (0, length - share.numel())).to(self.device)
+        if key is None:
+            utils.safe_set_local_fp32_param(parameter, share)
+        else:
+            utils.safe_set_local_optimizer_state(parameter, share, key)
+
+    @torch.no_grad()
     def load_objective(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Nothing to do: `load_own` brings every parameter."""
-
-    def save_own(self, folder: Path) -> None:
-        """DeepSpeed's checkpoint of what is trained: each process its share.
-
-        What is frozen comes back with the model: from the run's checkpoint, or from the base of its adapters.
-        """
-        frozen = self._frozen_names()
-
-        def drop_frozen(module: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
-            for name in frozen:
-                state.pop(prefix + name, None)
-
-        # DeepSpeed itself drops a tied weight under one of its names only, and would keep frozen embeddings as lm_head.
-        hook = self.objective.register_state_dict_post_hook(drop_frozen)
-        try:
-            self.engine.save_checkpoint(
-                str(folder), tag=OWN_FOLDER, save_latest=False, exclude_frozen_parameters=bool(frozen)
-            )
-        finally:
-            hook.remove()
-
-    def _frozen_names(self) -> set[str]:
-        """Names of the weights that are not trained, tied ones under each of theirs."""
-        named = self.objective.named_parameters(remove_duplicate=False)
-        return {name for name, parameter in named if not parameter.requires_grad}
-
-    def _load_module(self, src: dict[str, torch.Tensor], dst: nn.Module) -> None:
-        """Put DeepSpeed's entries into the objective (the names of the arguments are DeepSpeed's).
-
-        Only what is frozen may be missing; DeepSpeed knows strict and not strict alone.
-
-        Raises:
-            KeyError: a parameter that is trained now and is not there, or one that is there and is not known.
-        """
-        missing, unexpected = dst.load_state_dict(src, strict=False)
-        for name in {*missing, *unexpected} - self._frozen_names():
-            raise KeyError(name)
-
-    def load_own(self, folder: Path) -> bool:
-        """As in `Strategy`.
-
-        Raises:
-            InputError: DeepSpeed cannot load it, or it was written by another number of processes.
-            KeyError: as `_load_module`.
-        """
-        if not (folder / OWN_FOLDER).is_dir():
-            return False
-        written_by = len(list((folder / OWN_FOLDER).glob("*_optim_states.pt")))
-        if written_by != self.world.size:
-            raise InputError(
-                f"{folder.parent}: DeepSpeed's state was written by {written_by} processes and cannot be dealt out to "
-                f"{self.world.size}: start {written_by}, or a new --output_dir with --model_name_or_path"
-            )
-        # DeepSpeed brings back the groups' rates and decays too; they are those of the flags now.
-        ours = [{key: value for key, value in g.items() if key != "params"} for g in self._zero_optimizer.param_groups]
-        path, _ = self.engine.load_checkpoint(str(folder), tag=OWN_FOLDER, custom_load_fn=self._load_module)
-        if path is None:
-            raise InputError(f"{folder / OWN_FOLDER}: DeepSpeed cannot load it; was it written by as many processes?")
-        for group, own in zip(self._zero_optimizer.param_groups, ours, strict=True):
-            group.update(own)
-        return True
+        """As in `Strategy`: what the model computes with, and the fp32 weights behind it."""
+        parameters = dict(self.objective.named_parameters())
+        for name, value in tensors.items():
+            parameter = parameters[name]
+            with self._deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+                parameter.copy_(value)
+            self._put(parameter, value)
 
 
 def _prepare_environment(world: World) -> None:
