@@ -21,6 +21,7 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from parsit.parse.lines import split_lines
 from parsit.synth.content import KINDS, make_document
 from parsit.synth.degrade import Degrade, cut, draw_damage, encode, wear
 from parsit.synth.from_pdf import FromPdfSettings, make_from_pdfs
@@ -88,8 +89,8 @@ def held_out_numbers(settings: SynthSettings, kind: str) -> Iterator[int]:
 
 
 def synthetic_lines(folder: Path, count: int, level: Degrade, seed: int) -> Iterator[Item]:
-    """Crops as `parsit data synth --unit line` makes them, equally many of each kind."""
-    settings = SynthSettings(folder, 1, seed, unit="line", degrade=level)
+    """Crops of pages, cut as `parsit parse` cuts them (`parsit data synth --cut reader`), equally many of each kind."""
+    settings = SynthSettings(folder, 1, seed, unit="line", cut="reader", degrade=level)
     for kind in KINDS:
         made = (item for number in held_out_numbers(settings, kind) for item in crops(settings, number, kind))
         yield from itertools.islice(made, count // len(KINDS))
@@ -109,7 +110,7 @@ def other_fonts(folder: Path, count: int, seed: int) -> Iterator[Item]:
     rng = Random(f"{seed}/fonts")
     for number, text in enumerate(itertools.islice(itertools.cycle(texts), count)):
         file = files[number % len(files)]
-        picture = drawn(text, ImageFont.truetype(str(file), round(rng.uniform(8, 13) * rng.randint(96, 200) / 72)), rng)
+        picture = drawn(text, ImageFont.truetype(str(file), round(rng.uniform(8, 13) * rng.randint(96, 200) / 72)))
         picture.save(folder / "lines-fonts" / f"{number:04}.png")
         yield Item(f"{number:04}.png", text, file.stem.split("-")[0].rstrip("0123456789"))
 
@@ -119,15 +120,14 @@ def font_files(package: Path) -> list[Path]:
     return [file for file in found if file.stem.endswith(STYLES)]
 
 
-def drawn(text: str, font: ImageFont.FreeTypeFont, rng: Random) -> Image.Image:
-    """A line in black on white, with as much paper around it as the crops of a page have."""
+def drawn(text: str, font: ImageFont.FreeTypeFont) -> Image.Image:
+    """A line in black on white paper, cut as `parsit parse` cuts it."""
     left, _, right, _ = font.getbbox(text)
-    ascent, descent = font.getmetrics()
-    height = ascent + descent
-    margins = [rng.uniform(0.1, 0.4) * height / 2 for _ in range(4)]
-    size = (round(right - left + margins[0] + margins[1]), round(height + margins[2] + margins[3]))
-    picture = Image.new("RGB", size, "white")
-    ImageDraw.Draw(picture).text((margins[0] - left, margins[2]), text, font=font, fill="black")
+    height = sum(font.getmetrics())
+    paper = Image.new("RGB", (round(right - left) + 2 * height, 3 * height), "white")
+    ImageDraw.Draw(paper).text((height - left, height), text, font=font, fill="black")
+    boxes = split_lines(paper)
+    picture = paper.crop((boxes[0].x0, min(b.y0 for b in boxes), boxes[-1].x1, max(b.y1 for b in boxes)))
     return picture
 
 

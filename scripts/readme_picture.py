@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 import parsit
 from parsit.parse.pages import PageFile
 
-HEIGHT, MARGIN, TEXT_WIDTH, COLOURS = 760, 24, 560, 32
+HEIGHT, MARGIN, TEXT_WIDTH, COLOURS = 760, 24, 660, 32
+FONT_WIDTH = 0.602  # of a character of the font below, in font sizes
 FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSansMono.ttf"
 
 
@@ -29,7 +30,8 @@ def beside(page: Image.Image, text: str) -> Image.Image:
     draw.rectangle((left, MARGIN, left + TEXT_WIDTH, MARGIN + HEIGHT), fill=255)
     lines = text.splitlines()
     step = min(20.0, (HEIGHT - 24) / max(len(lines), 1))
-    font = ImageFont.truetype(FONT, round(0.8 * step))
+    widest = max(map(len, lines), default=1)
+    font = ImageFont.truetype(FONT, min(0.8 * step, (TEXT_WIDTH - 24) / (FONT_WIDTH * widest)))
     for number, line in enumerate(lines):
         draw.text((left + 12, MARGIN + 12 + number * step), line, fill=0, font=font)
     return picture

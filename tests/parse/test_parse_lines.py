@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pypdfium2 as pdfium
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from parsit.parse.lines import line_pieces, split_lines
 from parsit.parse.pages import PageFile
@@ -117,7 +117,8 @@ def test_pieces_are_narrow_and_lose_nothing(report, max_aspect):
     lines = line_pieces(image, max_aspect=max_aspect)
     assert len(lines) == len(whole)
     for pieces, line in zip(lines, whole, strict=True):
-        assert (pieces[0].x0, pieces[0].y0, pieces[-1].x1, pieces[-1].y1) == line
+        first, last = pieces[0].box, pieces[-1].box
+        assert (first.x0, first.y0, last.x1, last.y1) == line
     ink = np.asarray(image.convert("L")) < 128
     covered = np.zeros_like(ink)
     for box in boxes:
@@ -135,6 +136,39 @@ def test_pieces_end_between_words(report):
     piece_ends = np.cumsum([len(piece) for piece in read]).tolist()
     assert np.mean([end in word_ends for end in piece_ends]) > 0.97
     assert np.percentile([len(piece) for piece in read], 95) <= 24
+
+
+def drawn_line(text):
+    """A line of print, and where its words end."""
+    font = ImageFont.load_default(40)
+    image = Image.new("L", (60 + round(font.getlength(text)), 80), 255)
+    ImageDraw.Draw(image).text((30, 18), text, font=font, fill=0)
+    return image, [30 + font.getlength(text[:place]) for place, char in enumerate(text) if char == " "]
+
+
+def test_a_line_is_cut_before_a_long_word_and_not_through_it():
+    image, (_, end) = drawn_line("nun amen Voraussetzungen")
+    ((first, last),) = line_pieces(image, max_aspect=9)
+    assert first.ends_word
+    assert last.ends_word
+    assert first.box.x1 - end == pytest.approx(0, abs=12)
+
+
+def test_letters_that_touch_do_not_make_one_word_of_all():
+    image, ends = drawn_line("nun mmm nun mmm nun mmm nun")
+    touching = Image.fromarray(np.asarray(image.filter(ImageFilter.MinFilter(5))))
+    (pieces,) = line_pieces(touching, max_aspect=7)
+    assert len(pieces) > 1
+    assert all(piece.ends_word for piece in pieces)
+    assert all(min(abs(piece.box.x1 - end) for end in ends) < 12 for piece in pieces[:-1])
+
+
+def test_a_word_that_is_longer_than_a_piece_is_cut_and_the_piece_says_so():
+    (pieces,) = line_pieces(drawn_line("Donaudampfschifffahrt und amen")[0], max_aspect=5)
+    *_, last_but_one, last = pieces
+    assert not pieces[0].ends_word
+    assert last_but_one.ends_word
+    assert last.ends_word
 
 
 def test_ink_without_a_gap_is_cut_all_the_same():

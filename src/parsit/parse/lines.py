@@ -18,6 +18,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from parsit.parse.ink import MIN_INK_IN_WINDOW, Mask, ink_mask, without_rules, without_specks
@@ -35,6 +36,8 @@ COLUMN_STRIPS = 3  # fewer strips side by side are rows
 MIN_HEIGHT = 4  # pixels; what is lower is not counted when the page's line height is found
 VALLEY = 0.4  # of the lower peak beside it: what ink may lie between two lines that touch
 NEAR_LIMIT = 0.6  # of the widest line: where the search for a gap to cut at begins
+FAR_LIMIT = 0.25  # and how far back it goes for one between words, where that window lies in a long word
+WORD_GAP = (0.15, 0.3)  # line heights: a gap of the first or less parts no words, of more than the second always
 
 
 class Box(NamedTuple):
@@ -44,6 +47,13 @@ class Box(NamedTuple):
     y0: int
     x1: int
     y1: int
+
+
+class Piece(NamedTuple):
+    """A part of a line that is read in one go. `ends_word`: False where the cut behind it goes through a word."""
+
+    box: Box
+    ends_word: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,38 +78,38 @@ def split_lines(image: Image.Image, *, max_aspect: float | None = None) -> list[
 
     See `line_pieces`, which keeps the pieces of one line together.
     """
-    return [box for pieces in line_pieces(image, max_aspect=max_aspect) for box in pieces]
+    return [piece.box for pieces in line_pieces(image, max_aspect=max_aspect) for piece in pieces]
 
 
-def line_pieces(image: Image.Image, *, max_aspect: float | None = None) -> list[tuple[Box, ...]]:
-    """A page's text lines in reading order, each as the boxes of its pieces from left to right.
+def line_pieces(image: Image.Image, *, max_aspect: float | None = None) -> list[tuple[Piece, ...]]:
+    """A page's text lines in reading order, each as its pieces from left to right.
 
     Args:
         image: An upright page.
-        max_aspect: The most times its height that a box may be wide; a wider line is cut at the
-            widest gap near that limit, which is one between words where there is one. None: lines
-            stay whole.
+        max_aspect: The most times its height that a box may be wide; a wider line is cut between
+            two words near that limit, or where there are none through a word, which the piece says.
+            None: lines stay whole.
 
     Returns:
-        Boxes inside the image with a little paper around the ink; no lines for an empty page.
+        Pieces whose boxes are inside the image with a little paper around the ink; no lines for an
+        empty page.
     """
     ink = without_rules(without_specks(ink_mask(image)))
     page = _Region(ink, 0, 0, _line_height(ink)).cut((0, ink.shape[0]), (0, ink.shape[1]))
-    return [_boxes(line, image.size, max_aspect) for line in _lines(page)]
+    return [_padded(line, image.size, max_aspect) for line in _lines(page)]
 
 
-def _boxes(line: _Region, page_size: tuple[int, int], max_aspect: float | None) -> tuple[Box, ...]:
-    """The padded boxes of a line's pieces, all as high as the line."""
+def _padded(line: _Region, page_size: tuple[int, int], max_aspect: float | None) -> tuple[Piece, ...]:
+    """A line's pieces with their padded boxes, all as high as the line."""
     height, width = line.ink.shape
     pad_x = max(1, round(PADDING * line.line_height))
     # "nnn" and dashes are given a whole line's height, as they have among other words.
     pad_y = pad_x + max(0, round((line.line_height - height) / 2))
     y0, y1 = max(0, line.y - pad_y), min(page_size[1], line.y + height + pad_y)
     max_width = width if max_aspect is None else int(max_aspect * (y1 - y0)) - 2 * pad_x
-    pieces = _pieces(line, max(1, max_width))
     return tuple(
-        Box(max(0, piece.x - pad_x), y0, min(page_size[0], piece.x + piece.ink.shape[1] + pad_x), y1)
-        for piece in pieces
+        Piece(Box(max(0, part.x - pad_x), y0, min(page_size[0], part.x + part.ink.shape[1] + pad_x), y1), ends_word)
+        for part, ends_word in _parts(line, max(1, max_width), _word_gap(line))
     )
 
 
@@ -183,16 +193,42 @@ def _is_running_text(region: _Region, strips: list[Span], side: Span) -> bool:
     return bool(filled) and float(np.median(filled)) >= least
 
 
-def _pieces(line: _Region, max_width: int) -> list[_Region]:
-    """A line cut into pieces of at most `max_width` pixels."""
+def _parts(line: _Region, max_width: int, word_gap: float) -> list[tuple[_Region, bool]]:
+    """A line cut into parts of at most `max_width` pixels; of each, whether the cut behind it is between words."""
     height, width = line.ink.shape
     if width <= max_width:
-        return [line]
-    start = int(NEAR_LIMIT * max_width)
-    profile = line.ink[:, start : max_width + 1].sum(axis=0)
-    gap = max(reversed(runs(profile == profile.min())), key=length)
-    cut = max(1, start + sum(gap) // 2)
-    return [line.cut((0, height), (0, cut)), *_pieces(line.cut((0, height), (cut, width)), max_width)]
+        return [(line, True)]
+    cut, ends_word = _place_to_cut(line.ink[:, : max_width + 1].sum(axis=0), max_width, word_gap)
+    rest = line.cut((0, height), (cut, width))
+    return [(line.cut((0, height), (0, cut)), ends_word), *_parts(rest, max_width, word_gap)]
+
+
+def _place_to_cut(profile: NDArray[np.int_], max_width: int, word_gap: float) -> tuple[int, bool]:
+    """The column to cut a line at, from the ink in each of its first columns, and whether that is between words.
+
+    The widest gap near the limit; if that parts no words, the last one before it that does; else through a word.
+    """
+    near, far = int(NEAR_LIMIT * max_width), int(FAR_LIMIT * max_width)
+    least = profile[near:].min()
+    gaps = [(near + left, near + right) for left, right in runs(profile[near:] == least)]
+    widest = max(reversed(gaps), key=length)
+    if least or length(widest) <= word_gap:
+        between = [(far + left, far + right) for left, right in runs(profile[far:] == 0)]
+        words = [gap for gap in between if length(gap) > word_gap]
+        if not words:
+            return max(1, sum(widest) // 2), False
+        widest = words[-1]
+    return max(1, sum(widest) // 2), True
+
+
+def _word_gap(line: _Region) -> float:
+    """More empty columns than that part two words: half as many again as the line's usual gap, between letters, has.
+
+    Within limits: where letters touch, the usual gap is between words.
+    """
+    gaps = [length(gap) for gap in runs(~line.ink.any(axis=0))] or [0]
+    least, most = (share * line.line_height for share in WORD_GAP)
+    return min(max(1.5 * float(np.median(gaps)), least), most)
 
 
 def _line_height(ink: Mask) -> float:

@@ -52,6 +52,7 @@ class Unit:
     image: Image.Image
     box: Box | None  # of a piece of a line
     ends_line: bool = True
+    ends_word: bool = True
     reading: Generation | None = None
 
 
@@ -145,8 +146,11 @@ def _units(page: OpenPage, drawn: PageImage, max_line_aspect: float | None) -> l
     lines = line_pieces(drawn.image, max_aspect=max_line_aspect)
     if not lines:
         page.flags += ("no_lines",)
-    pieces = [(box, box is line[-1]) for line in lines for box in line]
-    return [Unit(page, number, drawn.image.crop(box), box, ends_line) for number, (box, ends_line) in enumerate(pieces)]
+    pieces = [(*piece, piece is line[-1]) for line in lines for piece in line]
+    return [
+        Unit(page, number, drawn.image.crop(box), box, ends_line, ends_word)
+        for number, (box, ends_word, ends_line) in enumerate(pieces)
+    ]
 
 
 def _lines(units: Sequence[Unit]) -> Iterator[list[Unit]]:
@@ -161,12 +165,12 @@ def _lines(units: Sequence[Unit]) -> Iterator[list[Unit]]:
 
 
 def _line(pieces: Sequence[Unit]) -> Line:
-    """A line of its pieces: their texts joined by spaces, the box around them all."""
+    """A line of its pieces: their texts joined, by spaces but where a word was cut, and the box around them all."""
     readings = [piece.reading for piece in pieces if piece.reading]
     boxes = [piece.box for piece in pieces if piece.box]
     lefts, tops, rights, bottoms = zip(*boxes, strict=True)
     flags = tuple(dict.fromkeys(flag for reading in readings for flag in reading.flags))
-    text = " ".join(reading.text for reading in readings)
+    text = "".join(p.reading.text + " " * (p.ends_word and not p.ends_line) for p in pieces if p.reading)
     confidence = joined_confidence(readings)
     flags += confidence.flags if confidence else ()
     box = (min(lefts), min(tops), max(rights), max(bottoms))

@@ -203,7 +203,8 @@ def to_message(drawn: Drawn) -> tuple[dict[str, Any], bytes]:
     for one in drawn.pages or []:
         page = one.page
         units = [
-            {"box": unit.box, "ends_line": unit.ends_line, "size": _put(unit.image, pixels)} for unit in page.units
+            {"box": unit.box, "ends": [unit.ends_line, unit.ends_word], "size": _put(unit.image, pixels)}
+            for unit in page.units
         ]
         # The picture of a page that is read as a whole goes along as its unit.
         image = _put(page.image, pixels) if page.image and units[0]["box"] is not None else None
@@ -231,7 +232,7 @@ def from_message(header: dict[str, Any], pixels: bytes) -> Drawn:
         page = OpenPage(size=tuple(facts["size"]), flags=tuple(facts["flags"]), **known)
         for number, unit in enumerate(facts["units"]):
             box = None if unit["box"] is None else Box(*unit["box"])
-            page.units.append(Unit(page, number, take(unit["size"]), box, unit["ends_line"]))
+            page.units.append(Unit(page, number, take(unit["size"]), box, *unit["ends"]))
         if page.hangs:
             page.image = take(facts["image"]) if facts["image"] else page.units[0].image
         pages.append(DrawnPage(page, facts["lengths"], facts["text"], facts["quality"]))
