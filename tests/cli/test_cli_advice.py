@@ -36,6 +36,7 @@ SPEAKERS = {
     "data/convert_settings": ["data convert"],
     "data/importers": ["data import"],
     "parse": ["parse", "ask"],
+    "parse/http_engine": ["parse"],
     "synth/from_pdf": ["data from-pdf"],
     "synth/run": ["data synth", "data from-pdf"],
     "synth": ["data synth"],
@@ -51,6 +52,7 @@ OTHER_PROGRAMS = {
     "--ipc",
     "--dir",
     "--model_args",
+    "--head",
 }
 LISTS_OF_FLAGS = ("config/llava.py", "eval/plots.py")  # LLaVA's; the CSS variables of a page
 VERBS = ["info", "check", "train", "export", "import", "eval", "parse", "ask", "serve"]

@@ -97,7 +97,7 @@ def test_the_newest_whole_checkpoint_of_a_run_is_taken(tiny, plain, tmp_path, ca
     exported = {path.name for path in (tmp_path / "out").iterdir()}
     assert exported == {path.name for path in plain.iterdir()} | {"README.md"}
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
-    with pytest.raises(InputError, match=r"checkpoint-3: is not whole: model\.safetensors has"):
+    with pytest.raises(InputError, match=r"checkpoint-3: is not as it was saved: model\.safetensors has"):
         export.main([str(run / "checkpoint-3"), "--out", str(tmp_path / "another")])
     for step in (1, 2):
         (run / f"checkpoint-{step}" / "manifest.json").unlink()

@@ -41,7 +41,6 @@ def test_help_answers_in_under_a_second_and_lists_every_verb():
         (("train", "tiny/scrach", "--data", "x"), "did you mean tiny/scratch?"),
         (("train", "tiny", "--output_dir", "x"), "needs --data"),
         (("train", "tiny", "--data", "x", "--output_dir", "y", "--max_steps", "0"), "--max_steps is 0"),
-        (("info",), "model"),
         (("info", "tiny", "--jsn"), "did you mean --json?"),
         (("data", "sinth"), "synth"),
         (("eval", "somewhere"), "data"),

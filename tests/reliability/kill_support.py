@@ -61,12 +61,14 @@ def forked(work: Callable[[], object]) -> int:
     """The exit status of a process that does `work`: 0, 1 where it raised, or the negative number of a signal."""
     pid = os.fork()
     if not pid:
+        status = 1
         try:
             work()
-            os._exit(0)
+            status = 0
         except BaseException:
             traceback.print_exc()
-            os._exit(1)
+        finally:  # whatever happens, such as a stderr that is closed: the tests are not gone on with here
+            os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 

@@ -62,8 +62,8 @@ def with_own_disks(work: Callable[[], object], errors: Path) -> int:
 
     def inside() -> None:
         enter()
-        with errors.open("w", buffering=1) as sys.stderr:
-            work()
+        sys.stderr = errors.open("w", buffering=1)
+        work()
 
     if forked(enter):
         pytest.skip("no mount namespaces of our own here")

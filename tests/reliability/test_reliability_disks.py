@@ -27,7 +27,8 @@ def steps(folder):
 
 
 def train(config, folder, on_step=lambda run, step: None, **flags):
-    return run(config(folder, **flags), World(), on_step=on_step)
+    """Saves in front of training, so that a disk changes between two of them and not during one."""
+    return run(config(folder, async_save=False, **flags), World(), on_step=on_step)
 
 
 def lines(errors, *words):

@@ -20,9 +20,12 @@ from kill_support import forked, on_operations
 
 def run(engine, pile: Path, out: Path, reading_set, part_records: int) -> None:
     """Read a pile, with parts that are small enough for a kill to fall among them."""
-    store_module.FLUSH_RECORDS = part_records
-    with PileReader(engine, Store(out, reading_set), Drawing(dpi=72.0), 1) as reader:
-        reader.read(sources_of([str(pile)]))
+    usual, store_module.FLUSH_RECORDS = store_module.FLUSH_RECORDS, part_records
+    try:
+        with PileReader(engine, Store(out, reading_set), Drawing(dpi=72.0), 1) as reader:
+            reader.read(sources_of([str(pile)]))
+    finally:
+        store_module.FLUSH_RECORDS = usual
 
 
 def killed_runs(work, kills: int, seed: int, within: int) -> int:

@@ -135,7 +135,7 @@ def test_a_page_upside_down_is_turned_and_the_better_one_kept(aspect):
     assert "upside_down" not in result.flags
     assert facts["rotation"] == 180
     assert facts["retries"][0]["kept"] == "turned"
-    assert facts["retries"][0]["tried"][0]["flags"] == ["upside_down"]
+    assert "upside_down" in facts["retries"][0]["tried"][0]["flags"]
     assert facts["rule"] == RULE
     once, facts = page_reading(upright, answer, aspect)
     assert (facts["rotation"], "retries" in facts, "retried" in once.flags) == (0, False, False)

@@ -78,7 +78,7 @@ def test_what_deepspeed_holds_is_in_the_same_files_and_the_best_are_kept(folder)
         checkpoint = folder / "zero2" / f"checkpoint-{step}"
         assert verify(checkpoint) is None
         listed = json.loads((checkpoint / "manifest.json").read_text())["files"]
-        assert "state/optimizer.safetensors" in listed
+        assert "train_state/optimizer.safetensors" in listed
         assert all(name.endswith((".safetensors", ".json", ".jinja", ".yaml")) for name in listed)
     assert len(json.loads((folder / "zero2" / "best.json").read_text())["others"]) == 1
 

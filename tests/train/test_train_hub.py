@@ -74,7 +74,7 @@ def test_what_lies_in_the_hubs_cache_is_taken_where_the_hub_does_not_answer(fold
     snapshot = folder / "cache" / "hub" / "models--someone--lm" / "snapshots" / "0123abc"
     tiny = load_architecture("tiny")
     AutoModelForCausalLM.from_config(AutoConfig.for_model(**tiny.text_config)).save_pretrained(snapshot)
-    hf.shipped_tokenizer("tiny").save_pretrained(snapshot)
+    hf.shipped_tokenizer(tiny.tokenizer).save_pretrained(snapshot)
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text("0123abc")
     done = parsit(folder, NO_HUB, "check", "tiny/finetune", "--model_name_or_path", "someone/lm", "--no_step")

@@ -159,8 +159,8 @@ def find_last(source: str, count: int) -> list[Path]:
         if len(found) == count:
             return found
     raise InputError(
-        f"{source}: has {len(found)} whole checkpoints, and --average_last is {count}: a run keeps as many as its "
-        "--save_total_limit says"
+        f"{source}: has {len(found)} whole checkpoints, and --average_last is {count}: a run keeps as many as "
+        "`parsit train --save_total_limit` says"
     )
 
 

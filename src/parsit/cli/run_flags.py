@@ -27,8 +27,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "eval_steps",
         "save_steps",
         "save_total_limit",
+        "async_save",
         "metric_for_best",
         "keep_best",
+        "sample_count",
     ),
     "data": (
         "data",
@@ -76,6 +78,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "per_device_train_batch_size",
         "gradient_accumulation_steps",
         "optim",
+        "ema_decay",
         "lr_scheduler_type",
         "warmup_ratio",
         "warmup_steps",
