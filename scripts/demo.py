@@ -346,7 +346,7 @@ def introduction(num_parameters: int, before: dict[str, Evaluation], after: dict
         f"met, beside {ORDINARY} of other documents. Scores are on {count} crops of such notes whose texts were in "
         "none of them.",
         f"On {after['ordinary'].summary.count} held-out crops of other documents its CER was {elsewhere[0]} before and "
-        f"{elsewhere[1]} after: that is what the new kind of paper cost the old ones.",
+        f"{elsewhere[1]} after: what the new kind did to what it could read already.",
     )
 
 

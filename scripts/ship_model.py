@@ -60,11 +60,17 @@ def ship(model: str, cost: str, place: Path) -> None:
 
 
 def say_where_it_lies(card: Path) -> None:
-    """transformers is to be given a folder: Parsit alone knows the model by its name."""
+    """transformers is to be given a folder, as Parsit alone knows the model by its name; the licence is Parsit's."""
     text = card.read_text(encoding="utf-8")
     named = f'from_pretrained("{SHIPPED}")'
     assert named in text, "the card tells how transformers loads the model"
-    card.write_text(text.replace(named, "from_pretrained(parsit.hub.shipped_folder())"), encoding="utf-8")
+    text = text.replace(named, "from_pretrained(parsit.hub.shipped_folder())")
+    head, unstated = "library_name: parsit\n", "Not stated: whoever publishes this model"
+    assert head in text, "the card has a head"
+    assert unstated in text, "the card has a place for the licence"
+    text = text.replace(head, f"{head}license: apache-2.0\n", 1)
+    text = text[: text.index(unstated)] + "Apache-2.0, as Parsit's. It was trained from random weights.\n"
+    card.write_text(text, encoding="utf-8")
 
 
 def require_small(folder: Path) -> None:

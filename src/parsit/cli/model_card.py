@@ -72,7 +72,7 @@ def evaluations_of(checkpoint: Path) -> list[dict[str, Any]]:
         except (OSError, ValueError, KeyError, TypeError):
             continue  # something else of that name, or from before evaluations named their checkpoint
         if evaluated == name:
-            kept.append(results)
+            kept.append(results | {"name": path.parent.name})
         else:
             say(f"{path}: is of {evaluated}, not of {name}: its scores are not in the model card")
     return kept

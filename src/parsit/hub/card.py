@@ -129,6 +129,7 @@ def _scores(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     ]
     failed = summary["failed"]
     return {
+        "name": evaluation.get("name", ""),
         "data": ", ".join(_code(name) for name in about["files"]),
         "samples": summary["count"],
         "failed": f", of which {failed:,} failed and count as wrong" if failed else "",
