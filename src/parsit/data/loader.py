@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import random
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import TracebackType
 
 import numpy as np
 import torch
@@ -102,6 +104,7 @@ def begin_worker(_: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    sys.excepthook = _tell_but_a_lost_parent
     info = get_worker_info()
     assert info is not None
     seed = info.seed % 2**32
@@ -109,6 +112,15 @@ def begin_worker(_: int) -> None:
     np.random.seed(seed)
     # The training process has the cores.
     torch.set_num_threads(1)
+
+
+def _tell_but_a_lost_parent(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Say nothing of a training process that was killed as a batch was handed to it: who ended it is told elsewhere.
+
+    Batches are handed over by a thread of `multiprocessing.resource_sharer`, which tells this hook of what goes wrong.
+    """
+    if not isinstance(error, ConnectionError):
+        sys.__excepthook__(kind, error, trace)
 
 
 class Loader:
