@@ -146,7 +146,7 @@ def _units(page: OpenPage, drawn: PageImage, max_line_aspect: float | None) -> l
     lines = line_pieces(drawn.image, max_aspect=max_line_aspect)
     if not lines:
         page.flags += ("no_lines",)
-    pieces = [(*piece, piece is line[-1]) for line in lines for piece in line]
+    pieces = [(piece.box, piece.ends_word, piece is line[-1]) for line in lines for piece in line]
     return [
         Unit(page, number, drawn.image.crop(box), box, ends_line, ends_word)
         for number, (box, ends_word, ends_line) in enumerate(pieces)
