@@ -14,7 +14,8 @@ torch.set_num_threads(1)
 if sys.argv[1] == "kept":
     from parsit.train.host_memory import keep_freed_memory
     assert keep_freed_memory()
-torch.ones(2**24)  # 64 MB
+for _ in range(3):  # a small block may still part the first hole of 64 MB, and the heap grows by another one
+    torch.ones(2**24)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
     torch.ones(2**24)
@@ -29,4 +30,4 @@ def faults(how: str) -> int:
 
 @pytest.mark.slow
 def test_blocks_that_are_freed_are_used_again():
-    assert faults("kept") * 9 < faults("glibc")
+    assert faults("kept") * 10 < faults("glibc")

@@ -289,10 +289,10 @@ class ParsitModel(PreTrainedModel):
         """Refused here: without `lm_head` the folder would be no model's. The whole model saves itself.
 
         Raises:
-            NotImplementedError: always, for a model without `lm_head`.
+            TypeError: always, for a model without `lm_head`.
         """
         if self.get_output_embeddings() is None:
-            raise NotImplementedError("ParsitModel has no lm_head to save: save ParsitForConditionalGeneration")
+            raise TypeError("ParsitModel has no lm_head to save: save ParsitForConditionalGeneration")
         super().save_pretrained(*args, **kwargs)
 
     def parts(self) -> Iterator[tuple[str, list[nn.Parameter]]]:
