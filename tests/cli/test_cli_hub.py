@@ -126,7 +126,7 @@ def test_a_run_is_published_with_a_card_of_what_was_recorded_and_nothing_else(mi
         in card
     )
     assert "Stage 2 ended with a validation loss of" in card
-    assert "On `d.jsonl`, 14 samples" in card
+    assert "On `d.jsonl` (scores), 14 samples" in card
     assert "auto_map" not in sent["config.json"].decode()
     assert str(tmp_path).encode() not in b"".join(data for name, data in sent.items() if "safetensors" not in name)
 

@@ -33,7 +33,7 @@ class CardFacts:
     `place`: what `parsit.load` is to be given: an id on the Hub, or a folder's name. `parts`: parameters by part.
     `page_tokens`, `page_dpi`: of an A4 page at 150 dpi. `tasks`: what the model is known to do; none: not known.
     `note`: a sentence of whoever exports it. `stages`: as in a run's stages.json, each with its steps.
-    `evaluations`: results.json of `parsit eval`, each as it is.
+    `evaluations`: results.json of `parsit eval`, each as it is, with the `name` of the folder it lay in.
     """
 
     place: str
