@@ -195,10 +195,13 @@ def test_a_batch_without_images_still_runs_the_tower_in_training(mini, processor
     model = hf.new_model(mini, processor, seed=1).train()
     calls = []
     model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
-    model(**batch_of(processor, 0).model_inputs()).loss.backward()
+    output = model(**batch_of(processor, 0).model_inputs())
+    output.loss.backward()
     assert calls == [1]
     assert all(p.grad is not None for p in model.parameters())
     assert all(not p.grad.any() for p in model.vision_tower.parameters())
+    # An output that one rank has with a gradient and another has not lets ZeRO-3 wait for ever.
+    assert output.vision_features_NPD.requires_grad
 
 
 def test_missing_and_unexpected_weights_are_errors(model, tmp_path):

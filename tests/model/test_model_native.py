@@ -283,10 +283,13 @@ def test_a_batch_without_images_still_runs_the_tower_in_training(mini_native, pr
     model = hf.new_model(mini_native, processor, seed=1).train()
     calls = []
     model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
-    model(**collate([features_of(processor)], processor.chat_tokens.pad).model_inputs()).loss.backward()
+    output = model(**collate([features_of(processor)], processor.chat_tokens.pad).model_inputs())
+    output.loss.backward()
     assert calls == [1]
     assert all(p.grad is not None for p in model.parameters())
     assert all(not p.grad.any() for p in model.vision_tower.parameters())
+    # An output that one rank has with a gradient and another has not lets ZeRO-3 wait for ever.
+    assert output.vision_features_NPD.requires_grad
 
 
 def test_layers_that_are_never_run_are_not_built_and_every_parameter_learns(mini_native, processor):

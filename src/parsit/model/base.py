@@ -162,7 +162,8 @@ class ParsitModel(PreTrainedModel):
             always_run_tower: without images, run the tower on a blank tile that counts nothing (design D6).
 
         Returns:
-            `float[B, T, D]` and the tower's features `float[N, P, D_vision]` (None without images).
+            `float[B, T, D]` and the tower's features `float[N, P, D_vision]`: without images those of
+            the blank tile, or None.
 
         Raises:
             ValueError: placeholders and image features differ in number; both numbers are named.
@@ -173,9 +174,10 @@ class ParsitModel(PreTrainedModel):
         num_placeholders = len(image_positions)
         if pixel_values is None or pixel_values.shape[0] == 0:
             _check_same_number(num_placeholders, 0)
-            if always_run_tower:
-                embeds_BTD = embeds_BTD + self._blank_tile(embeds_BTD)
-            return embeds_BTD, None
+            if not always_run_tower:
+                return embeds_BTD, None
+            zero, vision_features_NPD = self._blank_tile(embeds_BTD)
+            return embeds_BTD + zero, vision_features_NPD
         if image_sizes is None:
             raise ValueError("pixel_values without image_sizes: pass both, as the processor gives them")
         plans = self.plans(image_sizes, pixel_values.shape[0])
@@ -188,20 +190,26 @@ class ParsitModel(PreTrainedModel):
         rows, columns = image_positions.div(length, rounding_mode="floor"), image_positions.remainder(length)
         return embeds_BTD.index_put((rows, columns), tokens_MD), vision_features_NPD
 
-    def _blank_tile(self, like: torch.Tensor) -> torch.Tensor:
-        """Zero, computed through every vision parameter: each rank runs the tower in each step (design D6)."""
+    def _blank_tile(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Zero, computed through every vision parameter, and the tower's features of what it was computed from.
+
+        Each rank runs the tower in each step (design D6), and hands on features in each step: where ZeRO-3's ranks have
+        other outputs with a gradient, their hooks run in another order, and they wait for each other for ever.
+        """
         layout = self.layout
         size = layout.image_size
         if isinstance(layout, NativeLayout):
             smallest = [layout.plan(1, 1)]
             patches = torch.zeros(smallest[0].num_tiles, 3, size, size, device=like.device)
-            return (self._merge(self.encode_tiles(patches, smallest), smallest).sum() * 0.0).to(like.dtype)
+            features_NPD = self.encode_tiles(patches, smallest)
+            return (self._merge(features_NPD, smallest).sum() * 0.0).to(like.dtype), features_NPD
         tile = torch.zeros(1, 3, size, size, device=like.device)
-        shuffled = pixel_shuffle(self.encode_tiles(tile), layout.patches_per_side, layout.mm_pixel_shuffle)
+        features_NPD = self.encode_tiles(tile)
+        shuffled = pixel_shuffle(features_NPD, layout.patches_per_side, layout.mm_pixel_shuffle)
         total = self.mm_projector(shuffled).sum()
         if self.image_newline is not None:
             total = total + self.image_newline.sum()
-        return (total * 0.0).to(like.dtype)
+        return (total * 0.0).to(like.dtype), features_NPD
 
     def get_image_features(
         self, pixel_values: torch.Tensor, image_sizes: torch.Tensor, return_dict: bool = True, **_: Any

@@ -39,7 +39,7 @@ class ParsitOutput(ModelOutput):
 
     `loss`: scalar, with labels only. `logits`: `float[B, K, vocabulary]`, without labels only (K:
     the positions asked for). `cache`: the decoder's, which is `past_key_values` as well. `vision_features_NPD`: the
-    tower's output per tile and patch, None where the batch has no image.
+    tower's output per tile and patch; where the batch has no image, of a blank tile in training, else None.
     """
 
     loss: torch.Tensor | None = None

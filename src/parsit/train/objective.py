@@ -68,11 +68,6 @@ class ColumnHead(nn.Module):
         """Logits of each slot's character."""
         return self.classify(self.norm(features)).unflatten(-1, (self.slots, self.num_classes))
 
-    def nothing(self, like: torch.Tensor) -> torch.Tensor:
-        """Zero, computed through the head: each rank runs it in each step."""
-        size = self.norm.normalized_shape[0]
-        return self(torch.zeros(1, size, device=like.device, dtype=like.dtype)).sum() * 0.0
-
 
 class Objective(nn.Module):
     """The model and the heads of the losses whose weights are not 0.
@@ -112,6 +107,7 @@ class Objective(nn.Module):
         if self.language_weight:
             output = self.model(**batch.model_inputs(), num_items_in_batch=max(counts.supervised, 1))
             language, features_NPD = output.loss, output.vision_features_NPD
+            assert features_NPD is not None, "with labels the tower runs in each step"
         else:
             features_NPD = self._tower_features(batch)
         total = 0.0 if language is None else self.language_weight * language
@@ -136,11 +132,9 @@ class Objective(nn.Module):
         return self.model.encode_tiles(pixels, self.model.plans(sizes, pixels.shape[0]))
 
     def _glyph_loss(
-        self, head: ColumnHead, features_NPD: torch.Tensor | None, targets: torch.Tensor | None, num_glyphs: int
+        self, head: ColumnHead, features_NPD: torch.Tensor, targets: torch.Tensor | None, num_glyphs: int
     ) -> torch.Tensor:
         """Summed cross-entropy of the slots over `num_glyphs`; zero, through the head, where none is asked."""
-        if features_NPD is None:
-            return head.nothing(self._any())
         if targets is None:
             return head(features_NPD).sum() * 0.0
         logits = head(features_NPD).float()
@@ -148,14 +142,12 @@ class Objective(nn.Module):
         return loss / max(num_glyphs, 1)
 
     def _ctc_loss(
-        self, head: ColumnHead, features_NPD: torch.Tensor | None, batch: Batch, num_characters: int
+        self, head: ColumnHead, features_NPD: torch.Tensor, batch: Batch, num_characters: int
     ) -> torch.Tensor:
         """Summed nats of the lines' texts over `num_characters`; zero, through the head, where there is no text.
 
         A text that has more characters than its image has columns cannot be read from them, and counts nothing.
         """
-        if features_NPD is None:
-            return head.nothing(self._any())
         sizes, texts, lengths = batch.image_sizes, batch.line_texts, batch.line_lengths
         if sizes is None or texts is None or lengths is None or not len(texts):
             return head(features_NPD).sum() * 0.0
@@ -168,9 +160,6 @@ class Objective(nn.Module):
             log_probs_TIC, texts, widths, lengths[asked], blank=BLANK, reduction="sum", zero_infinity=True
         )
         return loss / max(num_characters, 1)
-
-    def _any(self) -> torch.Tensor:
-        return next(self.model.parameters())
 
 
 def image_columns(features_NPD: torch.Tensor, plans: Sequence[ImagePlan]) -> list[torch.Tensor]:
