@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# parsit-tiny from nothing, one stage a call: recipes/tiny/run.sh pdfs | crops | precision | tower | reader | scores
+# parsit-tiny from nothing, one stage a call: recipes/tiny/run.sh pdfs | fonts | crops | precision | tower | reader | scores
 # What each does and costs: README.md beside this file. A stage of training goes on where it was stopped.
 set -euo pipefail
 
@@ -14,12 +14,17 @@ named() { # LIST: the packages in it
   grep -v '^#' "$HERE/$1"
 }
 
-fetch() { # PACKAGE FOLDER: its PDFs
-  mkdir -p "$DIR/packages" "$2/$1"
+unpack() { # PACKAGE: into $DIR/packages/PACKAGE
+  mkdir -p "$DIR/packages"
   compgen -G "$DIR/packages/$1_*.deb" > /dev/null || (cd "$DIR/packages" && apt-get download -q "$1")
   for file in "$DIR/packages/$1"_*.deb; do
     dpkg -x "$file" "$DIR/packages/$1"
   done
+}
+
+fetch() { # PACKAGE FOLDER: its PDFs
+  mkdir -p "$2/$1"
+  unpack "$1"
   find "$DIR/packages/$1" -type f -iname '*.pdf' -exec cp {} "$2/$1/" \;
   find "$DIR/packages/$1" -type f -iname '*.pdf.gz' -exec cp {} "$2/$1/" \;
   find "$2/$1" -name '*.gz' -exec gunzip -f {} \;
@@ -34,9 +39,22 @@ pdfs() {
   for name in $(named held-out-packages.txt); do fetch "$name" "$DIR/pdfs/held-out"; done
 }
 
+fonts() {
+  local name left_out pattern
+  while read -r name left_out; do
+    unpack "$name"
+    mkdir -p "$DIR/fonts/$name"
+    find "$DIR/packages/$name" -type f \( -name '*.ttf' -o -name '*.otf' \) -exec cp {} "$DIR/fonts/$name/" \;
+    set -f
+    for pattern in $left_out; do find "$DIR/fonts/$name" -name "$pattern" -delete; done
+    set +f
+  done < <(named font-packages.txt)
+}
+
 crops() {
   local lines=(--unit line --workers "${WORKERS:-1}" --overwrite)
   "$PARSIT" data synth --out "$DIR/data/synth" --pages "${PAGES:-2500}" --cut reader --seed 11 "${lines[@]}"
+  "$PARSIT" data synth --out "$DIR/data/fonts" --pages "${PAGES:-2500}" --cut reader --seed 31 --fonts "$DIR/fonts" "${lines[@]}"
   "$PARSIT" data from-pdf "$DIR/pdfs/train" --out "$DIR/data/pdf" --degrade light --pages_per_pdf "${PER_PDF:-14}" \
     --seed 5 --validation_fraction 0.03 --test_fraction 0 "${lines[@]}"
   "$PARSIT" data from-pdf "$DIR/pdfs/held-out" --out "$DIR/data/held-out" --dpi 150 --pages_per_pdf 2 \
@@ -48,7 +66,7 @@ precision() {
 }
 
 train() { # PRESET FLAGS: on both kinds of crops, in the precision that was chosen
-  "$PARSIT" train "$@" --data "$DIR/data/synth/train.jsonl" "$DIR/data/pdf/train.jsonl" \
+  "$PARSIT" train "$@" --data "$DIR/data/synth/train.jsonl" "$DIR/data/fonts/train.jsonl" "$DIR/data/pdf/train.jsonl" \
     --eval_data "$DIR/data/synth/validation.jsonl" "$DIR/data/pdf/validation.jsonl" --max_eval_samples 256 \
     --bf16 "$(cat "$DIR/bf16")" --save_steps 250 --eval_steps 500
 }
@@ -70,7 +88,7 @@ scores() {
 }
 
 case ${1:-} in
-  pdfs | crops | precision | tower | reader | scores) "$1" ;;
+  pdfs | fonts | crops | precision | tower | reader | scores) "$1" ;;
   *)
     sed -n '2,3s/^# //p' "$0" >&2
     exit 2

@@ -44,6 +44,15 @@ def folder(quality, tmp_path_factory):
     return folder
 
 
+def test_no_font_is_trained_on_and_kept_apart(quality):
+    rows = (BENCHMARKS.parent / "recipes" / "tiny" / "font-packages.txt").read_text().splitlines()
+    trained = [row.split()[0] for row in rows if not row.startswith("#")]
+    assert trained == sorted(set(trained))
+    # The last three hold the same fonts under other names, or ones drawn after them.
+    kept_apart = {*quality.quality_sets.FONT_PACKAGES, "fonts-liberation", "fonts-croscore", "fonts-noto-core"}
+    assert not set(trained) & kept_apart
+
+
 def test_no_line_can_be_in_training_data(quality, folder):
     items = quality.quality_sets.read(folder / "lines-clean")
     assert len(items) == 12

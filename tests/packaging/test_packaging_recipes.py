@@ -10,6 +10,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import matplotlib
 import pytest
 
 from parsit.synth import SynthSettings
@@ -39,7 +40,7 @@ def stage(folder: Path, name: str, **environment: str) -> subprocess.CompletedPr
 def test_a_stage_that_does_not_exist_is_answered_with_those_that_do(tmp_path):
     result = stage(tmp_path, "everything")
     assert result.returncode == 2
-    assert "pdfs | crops | precision | tower | reader | scores" in result.stderr
+    assert "pdfs | fonts | crops | precision | tower | reader | scores" in result.stderr
 
 
 @pytest.mark.slow
@@ -49,6 +50,9 @@ def test_the_stages_follow_each_other(tmp_path):
         (tmp_path / "pdfs" / part / "some-doc").mkdir(parents=True)
         settings = SynthSettings(tmp_path, 1)
         write_sample_pdf(tmp_path / "pdfs" / part / "some-doc" / "a.pdf", ("letter",), settings, seed)
+    fonts = Path(matplotlib.__file__).parent / "mpl-data" / "fonts" / "ttf"
+    (tmp_path / "fonts").mkdir()
+    shutil.copy(fonts / "DejaVuSerif.ttf", tmp_path / "fonts")
     (tmp_path / "bf16").write_text("false\n")  # measuring it takes longer than all the stages
     small = {"PAGES": "60", "TOWER_STEPS": "2", "READER_STEPS": "2"}
     for name in ("crops", "tower", "reader", "scores"):

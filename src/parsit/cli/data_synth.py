@@ -20,8 +20,11 @@ def synth(argv: list[str]) -> int:
     """`parsit data synth`: make documents with their ground truth."""
     settings = parse_synth(argv)
     from parsit.synth import check_run, synthesise
+    from parsit.synth.fonts import families_in
 
     check_run(settings)
+    if settings.fonts:
+        print(f"{len(families_in(settings.fonts))} font families besides our own")
     started = time.monotonic()
     with bar("pages", settings.pages) as advance:
         counts = synthesise(settings, lambda _: advance(1))
@@ -53,6 +56,7 @@ def parse_synth(argv: list[str]) -> SynthSettings:
     option("--cut", choices=CUTS, default="words", help="cut lines at words, or as parsit parse cuts them (unit line)")
     option("--max_chars", type=int, default=24, metavar="N", help="longest crop in characters (cut words)")
     option("--glyphs", action="store_true", help="record every character's box (unit line always does)")
+    option("--fonts", nargs="+", default=[], metavar="DIR", help="folders of more fonts (.ttf, .otf), drawn as often")
     option("--validation_fraction", type=float, default=0.05, metavar="F", help="share of validation")
     option("--test_fraction", type=float, default=0.05, metavar="F", help="share of test")
     option("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
@@ -65,6 +69,7 @@ def parse_synth(argv: list[str]) -> SynthSettings:
             "kinds": tuple(options["kinds"].split(",")),
             "tasks": tuple(options["tasks"].split(",")),
             "dpi": parse_range(options["dpi"]),
+            "fonts": tuple(str(Path(folder).resolve()) for folder in options["fonts"]),
         }
     )
 

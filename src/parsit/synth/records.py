@@ -17,6 +17,7 @@ import numpy as np
 from parsit.synth.content import make_document
 from parsit.synth.crops import move, page_crops
 from parsit.synth.degrade import cut, draw_damage, encode, wear
+from parsit.synth.fonts import families_in, in_a_family_of
 from parsit.synth.render import Glyph, RenderedPage, render
 from parsit.synth.settings import TASKS, SynthSettings, Task
 from parsit.synth.split import SplitName, Texts
@@ -57,7 +58,10 @@ def make_page(settings: SynthSettings, folder: Path, number: int) -> PageResult:
     rng = Random(f"{settings.seed}/{number}")
     noise_rng = np.random.default_rng([settings.seed, number])
     kind = page_kind(settings, number)
-    page = render(make_document(kind, rng, texts), rng.randint(*settings.dpi))
+    document = make_document(kind, rng, texts)
+    if settings.fonts:
+        document = in_a_family_of(families_in(settings.fonts), document, rng)
+    page = render(document, rng.randint(*settings.dpi), settings.fonts)
     make = page_records if settings.unit == "page" else line_records
     return PageResult(number, kind, split, tuple(make(settings, folder, number, page, texts, rng, noise_rng)))
 

@@ -63,25 +63,25 @@ class RenderedPage:
 
 
 @cache
-def compiler() -> Compiler:
-    """The process's own Typst compiler, with our fonts only."""
-    paths = list(font_paths())
+def compiler(fonts: tuple[str, ...] = ()) -> Compiler:
+    """The process's own Typst compiler, with our fonts only, and those of the folders `fonts`."""
+    paths = [*font_paths(), *fonts]
     import typst
 
     return typst.Compiler(font_paths=paths, ignore_system_fonts=True)
 
 
-def to_pdf(document: PageTree) -> bytes:
+def to_pdf(document: PageTree, fonts: tuple[str, ...] = ()) -> bytes:
     """The document as PDF; the same document gives the same pages, the bytes are not kept anywhere."""
-    pdf = compiler().compile(input=to_typst(document).encode(), format="pdf", pdf_tags=False)
+    pdf = compiler(fonts).compile(input=to_typst(document).encode(), format="pdf", pdf_tags=False)
     assert isinstance(pdf, bytes)
     return pdf
 
 
-def open_on_one_page(document: PageTree) -> tuple[PageTree, pypdfium2.PdfDocument]:
+def open_on_one_page(document: PageTree, fonts: tuple[str, ...] = ()) -> tuple[PageTree, pypdfium2.PdfDocument]:
     """Set the document; where it needs more than one page, set it smaller until it does not."""
     for _ in range(MAX_SHRINKS):
-        pdf = pypdfium2.PdfDocument(to_pdf(document))
+        pdf = pypdfium2.PdfDocument(to_pdf(document, fonts))
         if len(pdf) == 1:
             return document, pdf
         pdf.close()
@@ -90,9 +90,9 @@ def open_on_one_page(document: PageTree) -> tuple[PageTree, pypdfium2.PdfDocumen
     raise AssertionError(f"a {document.kind} does not fit on one page at {document.style.size_pt:.1f} pt")
 
 
-def render(document: PageTree, dpi: int) -> RenderedPage:
-    """Set a document and draw its page at `dpi`."""
-    document, pdf = open_on_one_page(document)
+def render(document: PageTree, dpi: int, fonts: tuple[str, ...] = ()) -> RenderedPage:
+    """Set a document and draw its page at `dpi`; `fonts` are folders of fonts besides our own."""
+    document, pdf = open_on_one_page(document, fonts)
     page = pdf[0]
     try:
         glyphs = page_glyphs(page, dpi)

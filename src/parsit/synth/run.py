@@ -18,7 +18,7 @@ from pathlib import Path
 
 from parsit.data.parallel import in_order
 from parsit.files import whole_folder
-from parsit.synth.fonts import check_fonts
+from parsit.synth.fonts import check_fonts, families_in
 from parsit.synth.records import PageResult, make_page
 from parsit.synth.settings import SynthSettings
 from parsit.synth.split import SPLITS
@@ -59,10 +59,12 @@ def check_run(settings: SynthSettings) -> None:
 
     Raises:
         UsageError: a setting makes no sense.
-        InputError: the target exists, or the `synth` extra is missing.
+        InputError: the target exists, the `synth` extra is missing, or a folder of fonts has none.
     """
     settings.check()
     check_fonts()
+    if settings.fonts:
+        families_in(settings.fonts)
     check_target(settings.out, settings.overwrite)
 
 
@@ -129,7 +131,7 @@ def make_pages(settings: SynthSettings, folder: Path, numbers: range) -> list[Pa
 
 def write_summary(settings: SynthSettings, counts: SynthCounts, path: Path) -> None:
     """`synth.json`: the settings that shape the data, the versions that made it, and what it holds."""
-    shaping = asdict(settings)
+    shaping = asdict(settings) | {"fonts": [one.name for one in families_in(settings.fonts)] if settings.fonts else []}
     for place_or_speed in ("out", "workers", "overwrite"):
         del shaping[place_or_speed]
     summary = {"settings": shaping, "versions": {name: version(name) for name in VERSIONED}, "counts": asdict(counts)}

@@ -21,7 +21,7 @@ MIN_DPI, MAX_DPI = 40, 400
 
 @dataclass(frozen=True, slots=True)
 class SynthSettings:
-    """What to make. `dpi` is the lowest and highest resolution; the other names are the options'."""
+    """What to make: `dpi` from the lowest to the highest, `fonts` in folders; the other names are the options'."""
 
     out: Path
     pages: int
@@ -34,6 +34,7 @@ class SynthSettings:
     cut: Cut = "words"
     max_chars: int = 24
     glyphs: bool = False
+    fonts: tuple[str, ...] = ()
     validation_fraction: float = 0.05
     test_fraction: float = 0.05
     workers: int = 1
