@@ -9,15 +9,19 @@ instead of three. CTC: Graves et al. 2006. Adam at kraken's 1e-3 with the rate's
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from random import Random
 
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
-from parsit.processing.images import load_image
+from parsit.processing.images import Source, load_image
 from parsit.types import Sample
 
 HEIGHT_PX, MARGIN_PX, POOLED = 64, 16, 8
@@ -53,18 +57,23 @@ class LineReader(nn.Module):
         return self.head(states_BWD).log_softmax(-1).transpose(0, 1)
 
 
-def picture_of(sample: Sample) -> np.ndarray:
-    """A sample's line, `float32[H, W]`, 64 pixels high, ink 1 and paper 0, with paper at both ends."""
-    [image] = sample.turns[0].images
-    grey = load_image(image.source).convert("L")
+def picture_of(source: Source) -> np.ndarray:
+    """A line, `float32[H, W]`, 64 pixels high, ink 1 and paper 0, with paper at both ends."""
+    grey = load_image(source).convert("L")
     width = max(1, round(grey.width * HEIGHT_PX / grey.height))
     scaled = np.asarray(grey.resize((width, HEIGHT_PX), Image.Resampling.BILINEAR), np.float32)
     return np.pad(1 - scaled / 255, ((0, 0), (MARGIN_PX, MARGIN_PX)), mode="edge")
 
 
-def batch_of(samples: Sequence[Sample]) -> tuple[torch.Tensor, torch.Tensor]:
+def source_of(sample: Sample) -> Source:
+    """The one image of a line's sample."""
+    [image] = sample.turns[0].images
+    return image.source
+
+
+def batch_of(sources: Sequence[Source]) -> tuple[torch.Tensor, torch.Tensor]:
     """Lines side by side, padded with paper, and how many columns each has."""
-    pictures = [picture_of(sample) for sample in samples]
+    pictures = [picture_of(source) for source in sources]
     widths = [-(-picture.shape[1] // POOLED) * POOLED for picture in pictures]
     pixels = np.zeros((len(pictures), 1, HEIGHT_PX, max(widths)), np.float32)
     for row, picture in zip(pixels, pictures, strict=True):
@@ -84,14 +93,36 @@ def shuffled(samples: list[Sample], seed: int) -> Iterator[list[Sample]]:
 
 
 class Peer:
-    """The reader with its alphabet and its optimizer."""
+    """The reader with its alphabet and its optimizer.
 
-    def __init__(self, samples: Sequence[Sample], seed: int) -> None:
+    Args:
+        characters: what it can write.
+        seed: of its first weights.
+    """
+
+    def __init__(self, characters: Sequence[str], seed: int) -> None:
         torch.manual_seed(seed)
-        self.characters = sorted({c for sample in samples for c in sample.turns[-1].text})
+        self.characters = list(characters)
         self._ids = {c: place for place, c in enumerate(self.characters, BLANK + 1)}
         self.model = LineReader(len(self.characters))
         self._optimizer = torch.optim.Adam(self.model.parameters(), lr=RATE)
+
+    @classmethod
+    def for_samples(cls, samples: Sequence[Sample], seed: int) -> Peer:
+        """One that can write every character of the samples' texts."""
+        return cls(sorted({c for sample in samples for c in sample.turns[-1].text}), seed)
+
+    @classmethod
+    def load(cls, file: str | Path) -> Peer:
+        """What `save` wrote, to read with."""
+        with safe_open(file, "pt") as opened:
+            peer = cls(json.loads(opened.metadata()["characters"]), 0)
+            peer.model.load_state_dict({name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118
+        return peer
+
+    def save(self, file: str | Path) -> None:
+        """Write weights and alphabet."""
+        save_file(self.model.state_dict(), file, {"characters": json.dumps(self.characters)})
 
     @property
     def num_parameters(self) -> int:
@@ -115,12 +146,12 @@ class Peer:
         return float(loss.detach())
 
     @torch.no_grad()
-    def read(self, samples: Sequence[Sample]) -> list[str]:
+    def read(self, sources: Sequence[Source]) -> list[str]:
         """The likeliest character of each column; repeats and blanks go."""
         self.model.eval()
         texts = []
-        for start in range(0, len(samples), BATCH):
-            pixels_B1HW, columns_B = batch_of(samples[start : start + BATCH])
+        for start in range(0, len(sources), BATCH):
+            pixels_B1HW, columns_B = batch_of(sources[start : start + BATCH])
             best_WB = self.model(pixels_B1HW, columns_B).argmax(-1)
             for column, count in enumerate(columns_B.tolist()):
                 texts.append(self._text(best_WB[:count, column].unique_consecutive().tolist()))

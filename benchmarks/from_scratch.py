@@ -2,14 +2,15 @@
 
     python benchmarks/from_scratch.py --data DIR --samples 14000 \
         vision_config.patch_size=16 text_config.num_hidden_layers=4 train.optim=adamw
-    python benchmarks/from_scratch.py --data DIR --samples 14000 --peer ctc --processor_seconds 300
+    python benchmarks/from_scratch.py --data DIR --peer ctc --processor_seconds 300 --save ctc.safetensors
 
-DIR holds train.jsonl and validation.jsonl of `parsit data synth --unit line`. Starts from the `tiny` preset; each
+Each DIR holds train.jsonl and validation.jsonl of `parsit data synth --unit line`. Starts from the `tiny` preset; each
 KEY=VALUE changes one value of its architecture (`vision_config.`, `text_config.`, `multimodal.`) or of its training
 preset (`train.`). Prints a line every 100 steps: mean losses since the last line, samples per second of processor
 time, and every 500 steps the CER on 256 held-out crops and how many of them are right to the character. With
 `--peer ctc` a classical reader (benchmarks/ctc_peer.py) learns from the same crops, over and over until as many seconds
-of the processor are spent as the line before the last says that `tiny` took.
+of the processor are spent as the line before the last says that `tiny` took; benchmarks/quality.py reads with what
+`--save` keeps of it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import yaml
-from ctc_peer import Peer, batch_of, shuffled
+from ctc_peer import Peer, batch_of, shuffled, source_of
 
 from parsit import hf
 from parsit.config import Architecture, TrainConfig, load_architecture, load_preset
@@ -123,13 +124,13 @@ def run(samples: list[Sample], held_out: list[Sample], architecture: Architectur
         progress.add(batch.num_samples, seconds, step + 1 == total, loss=float(losses.language), glyph=glyph)
 
 
-def run_ctc(samples: list[Sample], held_out: list[Sample], config: TrainConfig, processor_s: float) -> None:
+def run_ctc(samples: list[Sample], held_out: list[Sample], config: TrainConfig, processor_s: float) -> Peer:
     """The same for the classical reader, which learns until its time is spent."""
-    peer = Peer(samples, config.seed)
+    peer = Peer.for_samples(samples, config.seed)
     print(f"{peer.num_parameters:,} parameters, {len(peer.characters)} characters")
-    progress = Progress(held_out, peer.read)
+    progress = Progress(held_out, lambda asked: peer.read([source_of(sample) for sample in asked]))
     for batch in shuffled(samples, config.seed):
-        lines = batch_of(batch)
+        lines = batch_of([source_of(sample) for sample in batch])
         started = time.process_time()
         share = round(1000 * progress.busy_s / processor_s)
         loss = peer.step(batch, lines, learning_rate_factor(share, 1000, config))
@@ -137,22 +138,29 @@ def run_ctc(samples: list[Sample], held_out: list[Sample], config: TrainConfig, 
         is_last = progress.busy_s + seconds >= processor_s
         progress.add(len(batch), seconds, is_last, loss=loss)
         if is_last:
-            return
+            break
+    return peer
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--samples", type=int, default=14000)
+    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR")
+    parser.add_argument("--samples", type=int, default=14000, help="of each DIR; 0: all")
     parser.add_argument("--peer", choices=["ctc"], help="train this instead of a model of ours")
     parser.add_argument("--processor_seconds", type=float, default=300.0, help="of the peer's training")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="keep the peer (safetensors)")
     parser.add_argument("changes", nargs="*", metavar="KEY=VALUE")
     options = parser.parse_args()
-    samples = read_files([options.data / "train.jsonl"])[: options.samples]
-    held_out = read_files([options.data / "validation.jsonl"])[:EVALUATED]
+    samples = [
+        sample for data in options.data for sample in read_files([data / "train.jsonl"])[: options.samples or None]
+    ]
+    share = -(-EVALUATED // len(options.data))
+    held_out = [sample for data in options.data for sample in read_files([data / "validation.jsonl"])[:share]]
     architecture, values = changed(options.changes)
     if options.peer:
-        run_ctc(samples, held_out, TrainConfig(**values), options.processor_seconds)
+        peer = run_ctc(samples, held_out, TrainConfig(**values), options.processor_seconds)
+        if options.save:
+            peer.save(options.save)
     else:
         run(samples, held_out, architecture, values)
 

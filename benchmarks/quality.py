@@ -1,8 +1,10 @@
-"""How well, and how fast, a Parsit model, tesseract and RapidOCR read the same lines and pages: docs/quality.md.
+"""How well, and how fast, Parsit, tesseract, RapidOCR and a classical reader read the same lines and pages.
 
     python benchmarks/quality.py --tesseract --rapidocr build/rapidocr/bin/python --model runs/tiny
     python benchmarks/quality.py --tesseract --rapidocr build/rapidocr/bin/python --model runs/better --keep
+    python benchmarks/quality.py --peer build/ctc.safetensors --model runs/tiny --keep
 
+Figures are in docs/quality.md; the peer's file is one that benchmarks/from_scratch.py has saved, and reads lines alone.
 The sets (benchmarks/quality_sets.py) are made below --folder where they are not there yet. Every reader reads every
 set in one run on this machine, one thread each, one after the other; seconds are of the processor (what other programs
 take does not count) and of the clock. CER is edits over characters, summed over a set; case, punctuation and spaces
@@ -21,14 +23,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import quality_sets
-from quality_readers import Answers, System
+from quality_readers import Answers, System, Unit
 from quality_sets import SETS, Item
 
 from parsit.scores import char_edits, normalize, ratio_interval
 
 BINS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0 + 1e-9)
 SURE = 0.9
-Readings = dict[str, Answers]  # by system
+NOT_READ = "–"
+Readings = dict[str, Answers | None]  # by system; None: it cannot read such a set
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -37,7 +40,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def unit_of(name: str) -> str:
+def unit_of(name: str) -> Unit:
     return "line" if name.startswith("lines") else "page"
 
 
@@ -46,8 +49,10 @@ def pairs(items: Sequence[Item], answers: Answers) -> list[tuple[str, str]]:
     return [(normalize(item.text), normalize(text)) for item, text in zip(items, answers.texts, strict=True)]
 
 
-def score(found: Sequence[tuple[str, str]], is_line: bool, with_interval: bool) -> str:
-    """CER with its 95 % interval, and of lines the share that is right to the character."""
+def score(found: Sequence[tuple[str, str]] | None, is_line: bool, with_interval: bool) -> str:
+    """CER with its 95 % interval, and of lines the share that is right to the character; a dash if nothing was read."""
+    if found is None:
+        return NOT_READ
     edits, lengths = [char_edits(*pair) for pair in found], [len(reference) for reference, _ in found]
     rate = ratio_interval(edits, lengths)
     text = f"{100 * rate.value:.1f} %"
@@ -60,17 +65,19 @@ def score(found: Sequence[tuple[str, str]], is_line: bool, with_interval: bool) 
 
 def score_rows(name: str, items: Sequence[Item], readings: Readings) -> Iterator[list[str]]:
     """A row for the set, and one for each kind in it."""
-    scored = {system: pairs(items, answers) for system, answers in readings.items()}
+    scored = {system: pairs(items, answers) if answers else None for system, answers in readings.items()}
     is_line = unit_of(name) == "line"
     yield [f"**{name}**", str(len(items)), *(score(found, is_line, True) for found in scored.values())]
     for kind in dict.fromkeys(item.kind for item in items):
         places = [place for place, item in enumerate(items) if item.kind == kind]
-        chosen = [[found[place] for place in places] for found in scored.values()]
+        chosen = [[found[place] for place in places] if found else None for found in scored.values()]
         yield [kind, str(len(places)), *(score(found, is_line, False) for found in chosen)]
 
 
 def speed_row(name: str, count: int, readings: Readings) -> list[str]:
-    speeds = [f"{count / one.processor_s:.2f}, {count / one.wall_s:.2f}" for one in readings.values()]
+    speeds = [
+        f"{count / one.processor_s:.2f}, {count / one.wall_s:.2f}" if one else NOT_READ for one in readings.values()
+    ]
     return [f"{name}, {unit_of(name)}s a second", *speeds]
 
 
@@ -82,6 +89,7 @@ def sure_lines(
     for name, items in all_items.items():
         if unit_of(name) == "line":
             answers = readings[name][system]
+            assert answers, "every reader reads lines"
             for (reference, read), confidence in zip(pairs(items, answers), answers.confidences, strict=True):
                 found += [(confidence, read == reference)] if confidence is not None else []
     return found
@@ -130,11 +138,14 @@ def report(all_items: dict[str, list[Item]], readings: dict[str, Readings], syst
 def systems_of(options: argparse.Namespace) -> list[System]:
     systems = [System(f"parsit {Path(model).name}", "parsit", model) for model in options.model]
     systems += [System("tesseract", "tesseract")] if options.tesseract else []
-    return systems + ([System("RapidOCR", "rapidocr", options.rapidocr)] if options.rapidocr else [])
+    systems += [System("RapidOCR", "rapidocr", options.rapidocr)] if options.rapidocr else []
+    return systems + ([System("CNN + LSTM + CTC", "ctc", str(options.peer.absolute()))] if options.peer else [])
 
 
-def read(options: argparse.Namespace, name: str, items: Sequence[Item], system: System) -> Answers:
+def read(options: argparse.Namespace, name: str, items: Sequence[Item], system: System) -> Answers | None:
     """What a system reads of a set; from its file, where that is wanted and there."""
+    if not system.reads(unit_of(name)):
+        return None
     file = options.folder / "readings" / f"{name}--{system.name.replace(' ', '-')}.json"
     if options.keep and file.exists():
         return Answers(**json.loads(file.read_text()))
@@ -150,6 +161,7 @@ def main() -> None:
     parser.add_argument("--model", nargs="*", default=[], metavar="FOLDER", help="models of ours")
     parser.add_argument("--tesseract", action="store_true", help="tesseract 5 (Debian: tesseract-ocr)")
     parser.add_argument("--rapidocr", metavar="PYTHON", help="the Python of an environment with rapidocr, onnxruntime")
+    parser.add_argument("--peer", type=Path, metavar="FILE", help="a classical reader of benchmarks/from_scratch.py")
     parser.add_argument("--folder", type=Path, default=Path("build/quality"), help="for the sets and what was read")
     parser.add_argument("--sets", nargs="*", choices=SETS, default=SETS, help="all by default")
     parser.add_argument("--keep", action="store_true", help="read only what was not read before")
@@ -160,7 +172,7 @@ def main() -> None:
     options = parser.parse_args()
     systems = systems_of(options)
     if not systems:
-        parser.error("name a reader: --model, --tesseract, --rapidocr")
+        parser.error("name a reader: --model, --tesseract, --rapidocr, --peer")
     quality_sets.build(options.folder, options.sets, options.lines, options.pages, options.seed)
     all_items = {name: quality_sets.read(options.folder / name) for name in options.sets}
     readings: dict[str, Readings] = {}

@@ -1,4 +1,4 @@
-"""The readers that benchmarks/quality.py sets side by side: a model of ours, tesseract, RapidOCR."""
+"""The readers that benchmarks/quality.py sets side by side: a model of ours, tesseract, RapidOCR, a classical one."""
 
 from __future__ import annotations
 
@@ -30,17 +30,21 @@ class Answers:
 
 @dataclass(frozen=True)
 class System:
-    """A reader: `kind` is parsit, rapidocr or tesseract; `path` a model's folder or an environment's Python."""
+    """A reader: `kind` is parsit, rapidocr, tesseract or ctc; `path` a model's place, or an environment's Python."""
 
     name: str
     kind: str
     path: str = ""
 
+    def reads(self, unit: Unit) -> bool:
+        """Whether it can be asked: the classical reader cannot cut a page."""
+        return unit == "line" or self.kind != "ctc"
+
     def read(self, images: list[Path], unit: Unit, threads: int) -> Answers:
         """Raises `CalledProcessError` where the reader fails."""
         if self.kind == "tesseract":
             return tesseract(images, unit, threads)
-        python = sys.executable if self.kind == "parsit" else self.path
+        python = self.path if self.kind == "rapidocr" else sys.executable
         asked = {"images": [str(image) for image in images], "unit": unit, "model": self.path, "threads": threads}
         with tempfile.TemporaryDirectory() as temporary:
             files = [Path(temporary, name) for name in ("asked.json", "answer.json")]

@@ -1,7 +1,9 @@
 """One reader of benchmarks/quality.py in a process of its own: `quality_worker.py SYSTEM ASKED.json ANSWER.json`.
 
-SYSTEM is `parsit` or `rapidocr`; each is imported only where it is asked for, so that any environment with that one
-can run this file. ASKED is `{"images", "unit", "model", "threads"}`; the answer has a text and a confidence (or null)
+SYSTEM is `parsit`, `rapidocr` or `ctc` (a file of benchmarks/ctc_peer.py, for lines alone); each is imported only where
+it is asked for, so that any environment with that one can run this file.
+
+ASKED is `{"images", "unit", "model", "threads"}`; the answer has a text and a confidence (or null)
 for each image, and the seconds, of the clock and of the processor, that reading took once all was loaded.
 """
 
@@ -54,11 +56,22 @@ def rapidocr_reader(unit: str, model: str, threads: int) -> Read:
     return read
 
 
+def ctc_reader(unit: str, model: str, threads: int) -> Read:
+    """The classical reader of benchmarks/ctc_peer.py, from the file that it was saved in."""
+    import torch
+    from ctc_peer import Peer
+
+    assert unit == "line", "it reads lines"
+    torch.set_num_threads(threads)
+    peer = Peer.load(model)
+    return lambda images: [(text, None) for text in peer.read([Path(image) for image in images])]
+
+
 def mean(scores: tuple[float, ...]) -> float | None:
     return sum(map(float, scores)) / len(scores) if scores else None
 
 
-READERS = {"parsit": parsit_reader, "rapidocr": rapidocr_reader}
+READERS = {"parsit": parsit_reader, "rapidocr": rapidocr_reader, "ctc": ctc_reader}
 
 
 def main(system: str, asked_file: str, answer_file: str) -> None:

@@ -25,12 +25,14 @@ def rehearsal(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gpu")
     words = ["data", "synth", "--out", str(folder / "data"), "--unit", "line", "--pages", "12", "--seed", "7"]
     subprocess.run([sys.executable, "-m", "parsit.cli", *words], check=True, capture_output=True)
-    done = script("gpu.py", "--rehearse", "--data", str(folder / "data"), "--out", str(folder / "out"))
+    # Its own limit is that of a lent device: a busy machine's processors are three times as slow.
+    words = ["--data", str(folder / "data"), "--out", str(folder / "out"), "--minutes", "60"]
+    done = script("gpu.py", "--rehearse", *words)
     return done, folder / "out"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(4000)
 def test_every_part_for_a_gpu_runs_in_miniature(rehearsal):
     done, out = rehearsal
     assert done.returncode == 0, done.stdout
@@ -44,7 +46,7 @@ def test_every_part_for_a_gpu_runs_in_miniature(rehearsal):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(4000)
 def test_a_run_that_is_stopped_goes_on_to_the_same_losses(rehearsal):
     """On a CPU to the bit; the report's row has how far apart the runs were."""
     _, out = rehearsal

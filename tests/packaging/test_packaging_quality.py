@@ -126,11 +126,15 @@ def test_the_classical_reader_learns_from_lines(quality, folder):
     for item in quality.quality_sets.read(folder / "lines-clean")[:6]:
         shown = Turn("user", (ImageRef(folder / "lines-clean" / item.image), "Read."))
         samples.append(Sample(item.image, (shown, Turn("assistant", (item.text,)))))
-    peer = peers.Peer(samples, seed=0)
+    sources = [peers.source_of(sample) for sample in samples]
+    peer = peers.Peer.for_samples(samples, seed=0)
     assert 2_000_000 < peer.num_parameters < 2_600_000
-    lines = peers.batch_of(samples)
+    lines = peers.batch_of(sources)
     assert lines[0].shape[-1] == peers.POOLED * int(lines[1].max())
     losses = [peer.step(samples, lines, 1.0) for _ in range(12)]
     assert losses[-1] < losses[0] / 3
-    assert len(peer.read(samples)) == 6
-    assert peer.read(samples[:1]) == peer.read(samples)[:1]
+    assert peer.read(sources[:1]) == peer.read(sources)[:1]
+    peer.save(folder / "ctc.safetensors")
+    system = quality.System("peer", "ctc", str(folder / "ctc.safetensors"))
+    assert not system.reads("page")
+    assert system.read(sources, "line", 1).texts == peer.read(sources)
