@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# parsit-tiny from nothing, one stage a call: recipes/tiny/run.sh pdfs | fonts | crops | precision | tower | reader | scores
+# parsit-tiny from nothing, one stage a call: recipes/tiny/run.sh pdfs | fonts | crops | precision | tower | reader | wider | scores
 # What each does and costs: README.md beside this file. A stage of training goes on where it was stopped.
 set -euo pipefail
 
@@ -65,30 +65,37 @@ precision() {
   "$PYTHON" "$HERE/choose_precision.py" --data "$DIR/data/synth/train.jsonl" > "$DIR/bf16"
 }
 
-train() { # PRESET FLAGS: on both kinds of crops, in the precision that was chosen
-  "$PARSIT" train "$@" --data "$DIR/data/synth/train.jsonl" "$DIR/data/fonts/train.jsonl" "$DIR/data/pdf/train.jsonl" \
-    --eval_data "$DIR/data/synth/validation.jsonl" "$DIR/data/pdf/validation.jsonl" --max_eval_samples 256 \
+train() { # SET PRESET FLAGS: on synthetic crops of one set and those of PDFs, in the precision that was chosen
+  local synthetic=$DIR/data/$1
+  shift
+  "$PARSIT" train "$@" --data "$synthetic/train.jsonl" "$DIR/data/pdf/train.jsonl" \
+    --eval_data "$synthetic/validation.jsonl" "$DIR/data/pdf/validation.jsonl" --max_eval_samples 256 \
     --bf16 "$(cat "$DIR/bf16")" --save_steps 250 --eval_steps 500
 }
 
 tower() {
-  train tiny/tower --output_dir "$DIR/tower" --max_steps "${TOWER_STEPS:-6000}"
+  train synth tiny/tower --output_dir "$DIR/tower" --max_steps "${TOWER_STEPS:-6000}"
 }
 
 reader() {
-  train tiny/scratch --model_name_or_path "$DIR/tower" --output_dir "$DIR/reader" \
+  train synth tiny/scratch --model_name_or_path "$DIR/tower" --output_dir "$DIR/reader" \
     --max_steps "${READER_STEPS:-10000}" --mm_vision_tower_lr 1.5e-3 --warmup_steps 300 --sample_steps 500
+}
+
+wider() {
+  train fonts tiny/scratch --model_name_or_path "$DIR/reader" --output_dir "$DIR/wider" --learning_rate 2e-3 \
+    --max_steps "${WIDER_STEPS:-7000}" --mm_vision_tower_lr 1.5e-3 --warmup_steps 300
 }
 
 scores() {
   for lines in synth/test held-out/train; do
-    "$PARSIT" eval "${MODEL:-$DIR/reader}" --data "$DIR/data/$lines.jsonl" --max_new_tokens 96 \
+    "$PARSIT" eval "${MODEL:-$DIR/wider}" --data "$DIR/data/$lines.jsonl" --max_new_tokens 96 \
       --out "$DIR/scores/${lines%/*}"
   done
 }
 
 case ${1:-} in
-  pdfs | fonts | crops | precision | tower | reader | scores) "$1" ;;
+  pdfs | fonts | crops | precision | tower | reader | wider | scores) "$1" ;;
   *)
     sed -n '2,3s/^# //p' "$0" >&2
     exit 2
