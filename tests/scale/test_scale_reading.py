@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageDraw
 from pile_support import records_of, write_page, write_pile
 
 from parsit.scale.drawing import Drawing
@@ -74,6 +75,26 @@ def test_what_is_likely_to_be_long_comes_first(engine, tmp_path, reading_set, mo
     monkeypatch.setattr(engine, "batch_size", 8)  # more than there are
     _, _, windows = read(engine, [tmp_path / "pile"], tmp_path / "out", replace(reading_set, retry_flagged=False))
     assert [width - 128 for width, _ in windows[0]] == [1, 3, 4, 2, 0]
+
+
+@pytest.mark.slow
+def test_pages_of_many_lines_end_while_others_are_drawn(engine, tmp_path, reading_set):
+    """Every line is cut off and tried again, and a page has more of them than four windows."""
+    for number in range(4):
+        page = Image.new("RGB", (48, 70 * 18), "white")
+        for line in range(70):
+            ImageDraw.Draw(page).text((4, 18 * line + 3), f"w{number}{line}", fill="black")
+        (tmp_path / "pile").mkdir(exist_ok=True)
+        page.save(tmp_path / "pile" / f"{number}.png")
+    assert 4 * WINDOW * engine.batch_size < 70
+    seen = []
+    store = Store(tmp_path / "out", replace(reading_set, split="lines"))
+    lines = replace(DRAWING, max_line_aspect=9.0)
+    with PileReader(engine, store, lines, 1, on_progress=seen.append) as reader:
+        reader.read(sources_of([str(tmp_path / "pile")]))
+    assert seen[-1].files == seen[-1].pages == 4
+    assert max(now.files - now.pages for now in seen) <= 2, [(n.files, n.pages) for n in seen]
+    assert all("retried" in record["flags"] for record in records_of(tmp_path / "out"))
 
 
 @pytest.mark.slow

@@ -142,10 +142,13 @@ class PileReader:
         return frozenset(known.places)
 
     def _has_room(self, in_hand: int) -> bool:
-        """Whether more is to be drawn: there is room for another half a window of what is drawn."""
+        """Whether more is to be drawn: there is room for another half a window of what is drawn.
+
+        Also where nothing is in hand: pages of many units would else pile up before an engine that is slower.
+        """
         pages, units = self._drawn
         expected = in_hand * self._drawing.pages_at_once * units / pages
-        return not in_hand or (in_hand < 2 * self._count and self._num_jobs + expected < 1.5 * self._window)
+        return in_hand < 2 * self._count and self._num_jobs + expected < 1.5 * self._window
 
     @property
     def _num_jobs(self) -> int:
@@ -196,8 +199,9 @@ class PileReader:
         self._store.add(record_of(self._set, digest, name, 0, page, {}))
 
     def _read_window(self) -> None:
-        """Have the engine read a window, the longest first."""
-        sampling = max(self._jobs, key=lambda one: len(self._jobs[one]))
+        """Have the engine read a window, the longest first; second tries as soon as they fill one."""
+        fuller = max(self._jobs, key=lambda one: len(self._jobs[one]))
+        sampling = WARMER if len(self._jobs[WARMER]) >= self._window else fuller
         jobs = self._jobs[sampling]
         window = [jobs.popleft() for _ in range(min(self._window, len(jobs)))]
         window.sort(key=lambda job: job.length, reverse=True)
