@@ -56,7 +56,7 @@ def script(client):
     pieces = ask(messages=said(*shown((150, 90))), stream=True, **HOW)
     found["streamed"] = "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices)
     form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True}}
-    ruled = ask(messages=said(*shown((150, 90))), response_format=form, **HOW).choices[0]
+    ruled = ask(messages=said(*shown((150, 90))), response_format=form, **HOW | {"max_tokens": 40}).choices[0]
     found["schema"] = [json.loads(ruled.message.content), ruled.finish_reason]
     stop = found["one image"][0][4:7]
     found["stop"] = ask(messages=said(*shown((150, 90))), stop=[stop], **HOW).choices[0].message.content

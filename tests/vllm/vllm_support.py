@@ -23,6 +23,7 @@ from parsit.config import Architecture, load_architecture
 from parsit.model import ParsitForConditionalGeneration
 from parsit.types import Delta, ImageRef, Sampling, Turn
 
+TILED = Path(__file__).parents[1] / "tiled.yaml"
 MOST_TOKENS = 24  # below what is told as a loop
 # Nothing, a line crop, a page, grids of one to many tiles, two images, an image far longer than wide.
 SIZES: list[list[tuple[int, int]]] = [
@@ -57,15 +58,14 @@ UNDER_SCHEMA = Sampling(schema=json.dumps(SCHEMA))
 
 
 def architecture(kind: str) -> Architecture:
-    """`tiny`, with heads as vLLM's attention on a CPU takes them; `native`: with a tower of native resolution."""
-    tiny = load_architecture("tiny")
-    tiny = replace(tiny, text_config=tiny.text_config | {"head_dim": 32, "max_position_embeddings": 2048})
+    """`tiny`, with heads as vLLM's attention on a CPU takes them; cut into tiles, or `native`: as large as it is."""
+    text = {"head_dim": 32, "max_position_embeddings": 2048}
     if kind != "native":
-        return tiny
-    vision = tiny.vision_config | {"model_type": "siglip2_vision_model", "num_patches": 16}
-    del vision["image_size"]
-    native = {"image_aspect_ratio": "native", "max_image_tokens": 200, "mm_pixel_shuffle": 2}
-    return replace(tiny, vision_config=vision, multimodal=native | {"mm_vision_select_layer": -2})
+        tiled = load_architecture(str(TILED))
+        return replace(tiled, text_config=tiled.text_config | text)
+    tiny = load_architecture("tiny")
+    native = {"max_image_tokens": 200, "image_height": None, "mm_pixel_shuffle": 2, "mm_vision_select_layer": -2}
+    return replace(tiny, text_config=tiny.text_config | text, multimodal=tiny.multimodal | native)
 
 
 def model_of(kind: str) -> tuple[ParsitForConditionalGeneration, Any]:
@@ -137,4 +137,6 @@ if __name__ == "__main__":
     # One process less to start; on a CPU nothing is gained by it.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
+    if sys.argv[3:] > ["1"]:  # by itself vLLM wants a node of memory for each process
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(map(str, range(int(sys.argv[3]))))
     main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))

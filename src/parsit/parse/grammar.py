@@ -86,6 +86,23 @@ class Grammars:
         """
         import xgrammar
 
+        compiled = self._grammar_of(schema)
+        bitmask = xgrammar.allocate_token_bitmask(1, self._vocab_size)
+        return GrammarMatcher(xgrammar.GrammarMatcher(compiled), bitmask, self._banned)
+
+    def ebnf(self, schema: str) -> str:
+        """A schema's grammar as text, for engines that compile it themselves: the same answers are possible by it.
+
+        Raises:
+            InputError: as `matcher`.
+        """
+        return str(self._grammar_of(schema).grammar)
+
+    def close(self) -> None:
+        """End the process that compiles; the next schema would start another one."""
+        self._worker.close()
+
+    def _grammar_of(self, schema: str) -> Any:
         check_schema(schema)
         with self._lock:
             compiled = self._compiled.get(schema) or self._compile(schema)
@@ -93,12 +110,7 @@ class Grammars:
             self._compiled.move_to_end(schema)
             while len(self._compiled) > _KEPT:
                 self._compiled.popitem(last=False)
-        bitmask = xgrammar.allocate_token_bitmask(1, self._vocab_size)
-        return GrammarMatcher(xgrammar.GrammarMatcher(compiled), bitmask, self._banned)
-
-    def close(self) -> None:
-        """End the process that compiles; the next schema would start another one."""
-        self._worker.close()
+        return compiled
 
     def _compile(self, schema: str) -> Any:
         import xgrammar

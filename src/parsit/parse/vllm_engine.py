@@ -21,7 +21,7 @@ from parsit.hub import model_folder
 from parsit.model import ParsitConfig
 from parsit.model.adapter_files import is_adapter_folder
 from parsit.parse.engine import device_named, dtype_named
-from parsit.parse.grammar import check_schema
+from parsit.parse.grammar import Grammars
 from parsit.parse.row_engine import RowEngine
 from parsit.parse.row_queue import Row, RowQueue
 from parsit.processing.chat import encode_chat
@@ -51,9 +51,11 @@ class VllmRow(Row):
 
     Args:
         prompt: ids with one placeholder for each image, and the images.
+        grammar: what the answer has to follow, where it is one to a schema.
     """
 
     prompt: Mapping[str, Any] | None = None
+    grammar: str | None = None
     request: str = ""
 
     def release(self) -> None:
@@ -128,9 +130,9 @@ class VllmBatch(RowQueue[VllmRow]):
 
         sampling = row.sampling
         under_schema: dict[str, Any] = {}
-        if sampling.schema is not None:
+        if row.grammar is not None:
             under_schema = {
-                "structured_outputs": StructuredOutputsParams(json=sampling.schema, disable_any_whitespace=True),
+                "structured_outputs": StructuredOutputsParams(grammar=row.grammar),
                 "logit_bias": dict.fromkeys(self._special, _NEVER),
             }
         return SamplingParams(
@@ -154,11 +156,13 @@ class VllmEngine(RowEngine):
         processor: the model's processor.
         batch_size: conversations that are answered at a time.
         context: the most tokens of a prompt and its answer.
+        vocab_size: rows of the model's embeddings.
     """
 
-    def __init__(self, engine: Any, processor: ParsitProcessor, batch_size: int, context: int) -> None:
+    def __init__(self, engine: Any, processor: ParsitProcessor, batch_size: int, context: int, vocab_size: int) -> None:
         super().__init__(processor, batch_size)
-        self._engine, self._context = engine, context
+        self._engine, self._context, self._vocab_size = engine, context, vocab_size
+        self._grammars: Grammars | None = None
         end = processor.chat_tokens.im_end
         added = processor.tokenizer.added_tokens_decoder.items()
         self._special = [number for number, token in added if token.special and number != end]
@@ -168,13 +172,14 @@ class VllmEngine(RowEngine):
         return VllmBatch(self._engine, self.processor.chat_tokens.im_end, self._special, self.batch_size, self._context)
 
     def close(self) -> None:
-        """End vLLM's process."""
+        """End vLLM's process, and the one that compiles schemas."""
+        if self._grammars is not None:
+            self._grammars.close()
         self._engine.engine_core.shutdown()
 
     def _new_row(self, turns: tuple[Turn, ...], sampling: Sampling, how: dict[str, Any]) -> VllmRow:
-        if sampling.schema is not None:
-            check_schema(sampling.schema)
         processor = self.processor
+        grammar = self._grammar().ebnf(sampling.schema) if sampling.schema is not None else None
         images = [load_image(image.source) for turn in turns for image in turn.images]
         ids = encode_chat(turns, [1] * len(images), processor.tokenizer, processor.chat_tokens, True).input_ids
         layout = processor.image_processor.layout
@@ -182,7 +187,16 @@ class VllmEngine(RowEngine):
         prompt: dict[str, Any] = {"prompt_token_ids": ids}
         if images:
             prompt["multi_modal_data"] = {"image": images}
-        return VllmRow(num_tokens, **how, prompt=prompt)
+        return VllmRow(num_tokens, **how, prompt=prompt, grammar=grammar)
+
+    def _grammar(self) -> Grammars:
+        """Schemas are compiled as for our own engine: one that never ends is ended, and the same answers are possible.
+
+        vLLM by itself leaves out the spaces behind `:` and `,`, with which most models learn JSON.
+        """
+        if self._grammars is None:
+            self._grammars = Grammars(self.processor.tokenizer, self._vocab_size, self.processor.chat_tokens.im_end)
+        return self._grammars
 
 
 def load_vllm_engine(path: str | Path, batch_size: int = 8, dtype: str = "auto", **options: Any) -> VllmEngine:
@@ -220,7 +234,7 @@ def load_vllm_engine(path: str | Path, batch_size: int = 8, dtype: str = "auto",
         # As vLLM's recipes for document models: pages are seen once.
         "enable_prefix_caching": False,
         "mm_processor_cache_gb": 0,
-        "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
+        "structured_outputs_config": {"backend": "xgrammar"},
         "disable_log_stats": True,
     }
     try:
@@ -228,4 +242,4 @@ def load_vllm_engine(path: str | Path, batch_size: int = 8, dtype: str = "auto",
     except Exception as error:  # vLLM's own errors have no class in common
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path}: vLLM cannot run the model: {reason or type(error).__name__}") from error
-    return VllmEngine(llm.llm_engine, processor, batch_size, context)
+    return VllmEngine(llm.llm_engine, processor, batch_size, context, config.text_config.vocab_size)
