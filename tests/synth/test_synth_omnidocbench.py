@@ -17,6 +17,7 @@ from parsit.synth.omnidocbench import table_html, table_latex
 from parsit.synth.tree import Column, Table
 from parsit.types import UsageError
 
+pytestmark = pytest.mark.slow  # its pages take some seconds together
 SPLITS = ("train", "validation", "test")
 # "Evaluation Categories" and "Attribute Labels" of the README, as far as our pages have them.
 TEXTS, ALL = {"title", "text_block"}, {"title", "text_block", "table", "equation_isolated"}
