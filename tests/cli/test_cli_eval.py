@@ -99,6 +99,13 @@ def test_omnidocbenchs_images_are_read(folder, tmp_path, capsys):
     assert dispatch([*command, "--device", "cpu"]) == 0
     assert (tmp_path / "parsit" / "n.md").is_file()
     assert "read 1 pages of 1 files" in capsys.readouterr().err
+    # Of a file of truth, the pages that it names.
+    Image.open(folder / "n.png").save(tmp_path / "images" / "m.png")
+    truth = tmp_path / "OmniDocBench.json"
+    truth.write_text(json.dumps([{"page_info": {"image_path": "m.png"}}]))
+    command[4] = str(truth)
+    assert dispatch([*command, "--device", "cpu"]) == 0
+    assert [path.name for path in (tmp_path / "parsit").glob("*.md")] == ["m.md"]
 
 
 @pytest.mark.parametrize(

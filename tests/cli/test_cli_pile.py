@@ -75,6 +75,46 @@ def test_a_folder_is_read_kept_and_not_read_again(run, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.dist
+def test_what_failed_is_read_again_on_demand_and_drafts_of_killed_runs_are_taken_away(run, folder, tmp_path):
+    """An image that the model refuses, and a model that has learnt to take it."""
+    wide = Image.new("RGB", (333, 60), "white")
+    wide.paste("black", (20, 20, 50, 40))
+    wide.save(tmp_path / "wide.png")
+    words = (
+        tmp_path / "wide.png",
+        "--model",
+        "model",
+        "--out",
+        tmp_path / "out",
+        "--batch_size",
+        "1",
+        "--split",
+        "page",
+    )
+    assert run(*words).returncode == 1
+    (result_set,) = (tmp_path / "out").iterdir()
+    (part,) = (result_set / "readings").iterdir()
+    draft = part.with_name(f".{part.name}.abcd1234")
+    draft.write_bytes(part.read_bytes()[:40])
+    runner = folder / "runner.py"
+    before = runner.read_text()
+    runner.write_text(before.replace("[333]", "[0]"))
+    try:
+        kept, retried = run(*words), run(*words, "--retry_failed")
+    finally:
+        runner.write_text(before)
+    assert (kept.returncode, "read 0 pages of 1 files" in kept.stderr) == (1, True), kept.stderr
+    assert "took away 1 unfinished part(s)" in kept.stderr
+    assert not draft.exists()
+    assert (retried.returncode, "read 1 pages of 1 files" in retried.stderr) == (0, True), retried.stderr
+    assert "took away" not in retried.stderr
+    (text,) = result_set.rglob("wide.png.md")
+    assert "Read. [333] ünï" in text.read_text("utf-8")
+    assert (result_set / "failures.jsonl").read_bytes() == b""
+
+
+@pytest.mark.slow
+@pytest.mark.dist
 def test_text_layers_alone_need_no_model_in_memory(run, tmp_path):
     done = run("pile/text.pdf", "--text_layer", "only", "--model", "model", "--out", tmp_path / "out")
     assert (done.returncode, "model loaded" in done.stderr) == (0, False), done.stderr

@@ -93,6 +93,37 @@ def test_omnidocbench_wants_one_file_for_each_image(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    ("truth", "said"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("{}", r"truth\.json\[0\] has no page_info\.image_path"),
+        ('[{"page_info": {"image_path": "a.png"}}, {"page_info": {}}]', r"\[1\] has no page_info"),
+        ('[{"page_info": {"image_path": "b.png"}}]', "there is no image b.png in"),
+        ('[{"page_info": {"image_path": "../a.png"}}]', r"there is no image \.\./a\.png"),
+        ('[{"page_info": {"image_path": "/a.png"}}]', "there is no image /a.png"),
+        ('[{"page_info": {"image_path": "a.png"}}, {"page_info": {"image_path": "sub/a.png"}}]', "both be read into a"),
+        ("[]", "holds no pages"),
+    ],
+)
+def test_a_truth_that_names_no_pages_is_refused_in_a_line(tmp_path, truth, said):
+    (tmp_path / "images" / "sub").mkdir(parents=True)
+    for name in ("images/a.png", "images/sub/a.png", "a.png"):
+        Image.new("L", (4, 4)).save(tmp_path / name)
+    (tmp_path / "truth.json").write_text(truth)
+    with pytest.raises(InputError, match=said) as caught:
+        BenchFolder.open(tmp_path / "truth.json", "omnidocbench")
+    assert "\n" not in str(caught.value)
+
+
+def test_two_images_with_one_name_are_refused_before_one_reading_is_lost(tmp_path):
+    (tmp_path / "images").mkdir()
+    for name in ("a.png", "a.jpg"):
+        Image.new("L", (4, 4)).save(tmp_path / "images" / name)
+    with pytest.raises(InputError, match=r"a\.jpg and .*a\.png would both be read into a\.md"):
+        BenchFolder.open(tmp_path, "omnidocbench")
+
+
 @pytest.mark.parametrize(("layout", "what"), [("olmocr", "PDFs"), ("omnidocbench", "images")])
 def test_a_folder_without_pages_is_no_benchmark(tmp_path, layout, what):
     with pytest.raises(InputError, match=what):

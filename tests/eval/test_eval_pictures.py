@@ -1,5 +1,6 @@
 import base64
 import io
+import os
 
 import numpy as np
 import pytest
@@ -57,7 +58,14 @@ def test_a_missing_file_says_why(tmp_path):
     assert "none.png" in picture(ImageRef(tmp_path / "none.png"), 99, 99).error
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_too_many_pixels_are_not_decoded():
     huge = encoded(Image.new("1", (11_000, 10_000)))
-    assert "11000 × 10000" in picture(ImageRef(huge), 99, 99).error
+    assert "11,000 × 10,000" in picture(ImageRef(huge), 99, 99).error
+
+
+def test_what_the_model_is_refused_is_not_shown_either(tmp_path):
+    """PostScript would be drawn by a program outside; a pipe would never end."""
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
+    assert "no image of a known format" in picture(ImageRef(tmp_path / "a.png"), 99, 99).error
+    os.mkfifo(tmp_path / "pipe.png")
+    assert "not a regular file" in picture(ImageRef(tmp_path / "pipe.png"), 99, 99).error

@@ -1,21 +1,25 @@
 """A pile through one engine: every page once, windows across files, going on, failures."""
 
+import json
 import os
 import shutil
 import signal
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
 from pile_support import records_of, write_page, write_pile
 
+from parsit.scale.cluster import BlockReader, ClusterJob
 from parsit.scale.drawing import Drawing
 from parsit.scale.inputs import sources_of
+from parsit.scale.page_reading import record_of
+from parsit.scale.publish import file_results
 from parsit.scale.reading import WINDOW, PileReader
 from parsit.scale.store import Store
 from parsit.scale.workers import Request, Workers
-from parsit.types import ParsitError
+from parsit.types import Page, ParsitError
 
 DRAWING = Drawing(dpi=72.0)
 
@@ -23,23 +27,23 @@ DRAWING = Drawing(dpi=72.0)
 class Watched:
     """The real engine, with what it was given."""
 
-    def __init__(self, engine) -> None:
-        self._engine, self.batch_size = engine, engine.batch_size
+    def __init__(self, engine, too_wide: int = 333) -> None:
+        self._engine, self.batch_size, self._too_wide = engine, engine.batch_size, too_wide
         self.windows: list[list[tuple[int, int]]] = []
 
     def generate(self, conversations, **how):
         sizes = [turn.images[0].source.size for (turn,) in conversations]
         self.windows.append(sizes)
-        if (333, 32) in sizes:
+        if (self._too_wide, 32) in sizes:
             raise ParsitError("this image is too much")
         return self._engine.generate(conversations, **how)
 
 
-def read(engine, words, out: Path, reading_set, workers: int = 1, **drawing):
+def read(engine, words, out: Path, reading_set, workers: int = 1, retry_failed: bool = False, too_wide=333, **drawing):
     """Read a pile; gives what was learnt, the progress and the engine's windows."""
-    watched = Watched(engine)
+    watched = Watched(engine, too_wide)
     store = Store(out, reading_set)
-    with PileReader(watched, store, replace(DRAWING, **drawing), workers) as reader:
+    with PileReader(watched, store, replace(DRAWING, **drawing), workers, retry_failed=retry_failed) as reader:
         learnt = reader.read(sources_of(list(map(str, words))))
         return learnt, reader.progress, watched.windows
 
@@ -145,6 +149,50 @@ def test_an_image_that_the_engine_refuses_fails_alone(engine, tmp_path, reading_
     assert [(r["width"], r["error"]) for r in records_of(tmp_path / "out") if r["error"]] == [
         (333, "this image is too much")
     ]
+
+
+@pytest.mark.slow
+def test_what_failed_is_read_again_when_that_is_asked_for_and_nothing_else(engine, tmp_path, reading_set):
+    pile, out, reading_set = tmp_path / "pile", tmp_path / "out", replace(reading_set, retry_flagged=False)
+    for number, width in enumerate((64, 333, 80)):
+        write_page(pile / f"{number}.png", "w", width)
+    (pile / "broken.pdf").write_bytes(b"%PDF-1.7 nothing more")
+    read(engine, [pile], out, reading_set)
+    # What an earlier run could not open, a file that is good: the process that drew it was killed, say.
+    good = write_page(pile / "good.png", "good", 96)
+    (source,) = sources_of([str(good)])
+    store = Store(out, reading_set)
+    page = Page(0, "", 0, 0, ("failed",), error="the process that drew it ended")
+    store.add(record_of(reading_set, source.digest(), str(good), 0, page, {}))
+    store.flush()
+
+    _, progress, windows = read(engine, [pile], out, reading_set, too_wide=0)
+    assert (progress.pages, windows) == (0, []), "not unless it is asked for"
+    learnt, progress, windows = read(engine, [pile], out, reading_set, too_wide=0, retry_failed=True)
+    assert sorted({size for window in windows for size in window}) == [(96, 32), (333, 32)]
+    assert (progress.pages, progress.failed) == (2, 1)
+    store = Store(out, reading_set)
+    results = {Path(result.name).name: result for result in file_results(
+        sources_of([str(pile)]), learnt, store, None)}  # fmt: skip
+    assert [name for name, result in results.items() if list(result.failures())] == ["broken.pdf"]
+    assert [record["page"] for record in results["good.png"].records] == [1]
+    _, progress, windows = read(engine, [pile], out, reading_set, too_wide=0, retry_failed=True)
+    assert (progress.pages, progress.failed, windows) == (0, 1, []), "what is read by now is not read again"
+
+
+@pytest.mark.slow
+def test_an_actor_reads_again_what_failed(engine, tmp_path, reading_set):
+    """The actor's own object: what Ray does with it is in test_scale_ray.py."""
+    page = write_page(tmp_path / "1.png", "w", 333)
+    read(engine, [page], tmp_path / "out", reading_set)
+    block = json.dumps({"number": 0, "sources": [asdict(source) for source in sources_of([str(page)])]})
+    for retry_failed, pages in ((False, 0), (True, 1)):
+        job = ClusterJob(lambda: Watched(engine, 0), tmp_path / "out", reading_set, DRAWING, 1, retry_failed)
+        actor = BlockReader(job)
+        (answer,) = actor({"block": [block]})["answer"]
+        actor._reader.close()
+        assert (json.loads(answer)["pages"], json.loads(answer)["error"]) == (pages, "")
+    assert [record["error"] for record in Store(tmp_path / "out", reading_set).records()] == [""]
 
 
 def test_a_missing_file_is_told_and_is_no_record(engine, tmp_path, reading_set):

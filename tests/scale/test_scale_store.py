@@ -1,7 +1,11 @@
 """Records in parts: whole or not there, known to whoever comes later, each once."""
 
 import json
+import os
+import signal
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,12 +14,13 @@ from parsit.scale.keys import ReadingSet
 from parsit.scale.page_reading import record_of
 from parsit.scale.store import Store
 from parsit.types import InputError, Page
+from process_support import started
 
 SET = ReadingSet("tiny", "abc", "Read.", "page", 100, 150.0)
 
 
-def record(digest: str, page: int, text: str = "text", page_count: int = 3) -> dict:
-    made = record_of(SET, digest, f"{digest}.pdf", page_count, Page(page, text, 10, 20), {})
+def record(digest: str, page: int, text: str = "text", page_count: int = 3, error: str = "") -> dict:
+    made = record_of(SET, digest, f"{digest}.pdf", page_count, Page(page, text, 10, 20, error=error), {})
     return json.loads(json.dumps(made))
 
 
@@ -87,6 +92,121 @@ def test_a_draft_that_a_kill_left_is_not_looked_at(tmp_path):
     (part,) = store.parts.iterdir()
     (store.parts / f".{part.name}.x1y2z3").write_bytes(part.read_bytes()[:40])
     assert len(list(Store(tmp_path, SET).records())) == 1
+
+
+# Writes a part, and stops where it would force it onto the disk.
+WRITER = """
+import os, sys, time
+from pathlib import Path
+from test_scale_store import SET, record
+from parsit.scale.store import Store
+
+def stop(_):
+    print("writing", flush=True)
+    time.sleep(1e6)
+
+store = Store(Path(sys.argv[1]), SET)
+store.add(record("a", 1))
+os.fsync = stop
+store.flush()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_the_draft_of_a_killed_run_is_taken_away_and_that_of_a_live_one_is_not(tmp_path):
+    store = Store(tmp_path, SET)
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    options = {"stdout": -1, "env": os.environ | {"PYTHONPATH": path}}
+    with started([sys.executable, "-c", WRITER, tmp_path], **options) as process:
+        assert process.stdout.readline() == "writing\n", process.communicate()
+        (draft,) = store.parts.iterdir()
+        assert store.clear_drafts() == 0
+        assert draft.exists(), "somebody writes it"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    (store.parts / ".part-notes").write_text("mine")
+    store.add(record("b", 1))
+    store.flush()
+    assert store.clear_drafts() == 1
+    kept = {path.name for path in store.parts.iterdir()}
+    assert draft.name not in kept
+    assert {name[:5] for name in kept} == {".part", "part-"}
+    assert [found["digest"] for found in Store(tmp_path, SET).records()] == ["b"]
+
+
+def test_a_draft_that_is_taken_away_before_it_is_locked_is_written_again(tmp_path, monkeypatch):
+    """What clears drafts may come between a draft's making and its lock."""
+    store = Store(tmp_path, SET)
+    lock, cleared = store_module.fcntl.flock, []
+
+    def flock(file, how):
+        if not cleared:
+            cleared.append(0)  # or this would come again, for the lock that clearing takes
+            cleared.append(store.clear_drafts())
+        lock(file, how)
+
+    monkeypatch.setattr(store_module.fcntl, "flock", flock)
+    store.add(record("a", 1))
+    store.flush()
+    assert cleared == [0, 1]
+    assert [path.name[:5] for path in store.parts.iterdir()] == ["part-"]
+    assert Store(tmp_path, SET).record("a", 1) == record("a", 1)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_reading_counts_before_a_failure_whichever_part_comes_first(tmp_path, number):
+    """The parts' names are hashes: three texts, so that both orders occur."""
+    store = Store(tmp_path, SET)
+    store.add(record("a", 1, "", error=f"failed {number}"))
+    store.flush()
+    known = store.known("a")
+    assert (known.has([1]), known.has([1], retry_failed=True)) == (True, False)
+    assert (known.done(), known.done(retry_failed=True)) == ({1}, frozenset())
+    store.add(record("a", 1, f"read {number}"))
+    store.flush()
+    for seen in (store, Store(tmp_path, SET)):
+        assert [found["text"] for found in seen.records()] == [f"read {number}"]
+        assert seen.known("a").has([1], retry_failed=True)
+
+
+def test_what_fails_again_keeps_its_record(tmp_path):
+    store = Store(tmp_path, SET)
+    for error in ("first", "second"):
+        store.add(record("a", 1, "", error=error))
+        store.flush()
+    assert [found["error"] for found in store.records()] == ["first"]
+    assert len(list(store.parts.iterdir())) == 1
+
+
+def test_a_file_that_could_not_be_opened_counts_as_read_once_all_its_pages_are(tmp_path):
+    store = Store(tmp_path, SET)
+    store.add(record("a", 0, "", page_count=0, error="is damaged"))
+    store.flush()
+    known = store.known("a")
+    assert (known.has([]), known.has([], retry_failed=True), known.failed_whole([])) == (True, False, True)
+    for number in (1, 2):
+        store.add(record("a", number, page_count=2))
+        store.flush()
+        done = number == 2
+        assert known.has([1, 2], retry_failed=True) is done
+        assert known.failed_whole([1, 2]) is not done
+    assert known.has([1, 2])
+
+
+def test_parts_of_before_failures_were_listed_are_looked_through(tmp_path):
+    store = Store(tmp_path, SET)
+    store.add(record("a", 1))
+    store.add(record("a", 2, "", error="cannot be drawn"))
+    store.flush()
+    (part,) = store.parts.iterdir()
+    first, _, rest = part.read_text().partition("\n")
+    header = json.loads(first)
+    assert header.pop("failed") == [1]
+    part.write_text(f"{json.dumps(header)}\n{rest}")
+    known = Store(tmp_path, SET).known("a")
+    assert known.done() == {1, 2}
+    assert known.done(retry_failed=True) == {1}
 
 
 def test_another_set_lies_beside(tmp_path):

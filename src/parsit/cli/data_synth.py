@@ -57,6 +57,7 @@ def parse_synth(argv: list[str]) -> SynthSettings:
     option("--max_chars", type=int, default=24, metavar="N", help="longest crop in characters (cut words)")
     option("--glyphs", action="store_true", help="record every character's box (unit line always does)")
     option("--fonts", nargs="+", default=[], metavar="DIR", help="folders of more fonts (.ttf, .otf), drawn as often")
+    option("--omnidocbench", action="store_true", help="also the pages' truth as OmniDocBench's judge reads it")
     option("--validation_fraction", type=float, default=0.05, metavar="F", help="share of validation")
     option("--test_fraction", type=float, default=0.05, metavar="F", help="share of test")
     option("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")

@@ -44,8 +44,8 @@ def parser() -> Parser:
     p.add_argument("--nats", action="store_true", help="also how likely the model finds the true answers")
     p.add_argument("--worst", type=int, default=50, help="cases on the page of the worst")
     p.add_argument("--bench", nargs=2, metavar="LAYOUT DIR",
-                   help="olmocr or omnidocbench, and its folder: read its pages into DIR/parsit, have olmocr judged; "
-                   "without MODEL what is there is judged again")  # fmt: skip
+                   help="olmocr or omnidocbench, and its folder (or omnidocbench's file of truth): read its pages into "
+                   "DIR/parsit, have olmocr judged; without MODEL what is there is judged again")  # fmt: skip
     p.add_argument("--judge_python", metavar="PYTHON", help="Python of an environment with olmocr, which judges")
     p.add_argument("--candidates", nargs="+", metavar="FOLDER", help="other systems' Markdown, into the same table")
     p.add_argument("--compare", nargs=2, metavar="A B", help="two folders that --out wrote, of the same data")

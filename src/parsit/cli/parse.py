@@ -32,6 +32,7 @@ PILE_FORMATS = ("jsonl", "parquet")
 PILE_OPTIONS = (
     "tables",
     "retry_flagged",
+    "retry_failed",
     "text_layer",
     "workers",
     "batch_size",
@@ -93,6 +94,9 @@ def add_pile_options(p: Parser) -> None:
         "--retry_flagged",
         type=bool,
         help="read again what loops, is cut or upside down: warmer, in smaller tiles, turned (default: true)",
+    )
+    p.add_argument(
+        "--retry_failed", action="store_true", default=None, help="read again what an earlier run recorded as failed"
     )
     p.add_argument(
         "--text_layer",

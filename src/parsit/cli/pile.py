@@ -69,11 +69,14 @@ def read_pile(options: Any) -> int:
     drawing = _drawing(options, reading_set)
     store = Store(out, reading_set)
     with run_lock(store.folder, say, option="--out"):
+        if drafts := store.clear_drafts():
+            say(f"took away {drafts} unfinished part(s) of a run that was killed")
         with progress(len(sources)) as tell:
             if options.ray:
                 reading = _read_on_cluster(options, sources, source_of_engine, store, drawing, tell)
             else:
-                with PileReader(engine, store, drawing, options.workers or default_count(), tell) as reader:
+                workers = options.workers or default_count()
+                with PileReader(engine, store, drawing, workers, tell, bool(options.retry_failed)) as reader:
                     reading = reader.read(sources)
         store.refresh()
         return _publish(options, sources, reading, store)
@@ -184,7 +187,8 @@ def _read_on_cluster(
     # Other machines have another working folder.
     there = [Source(one.name, str(Path(one.path).absolute()), one.offset, one.size) for one in sources]
     workers = options.workers or max(1, int(cluster.cpus) - 1)
-    return read_on_cluster(there, ClusterJob(engine_of, folder, store.reading_set, drawing, workers), cluster, tell)
+    job = ClusterJob(engine_of, folder, store.reading_set, drawing, workers, bool(options.retry_failed))
+    return read_on_cluster(there, job, cluster, tell)
 
 
 def _publish(options: Any, sources: list[Source], reading: Reading, store: Store) -> int:

@@ -3,7 +3,8 @@
 Two layouts are known:
 
 - `olmocr` (olmOCR-bench): DIR/pdfs/**/NAME.pdf → DIR/parsit/**/NAME_pg1_repeat1.md, a file for each page;
-- `omnidocbench` (OmniDocBench, end to end): DIR/images/NAME.jpg → DIR/parsit/NAME.md.
+- `omnidocbench` (OmniDocBench, end to end): DIR/images/NAME.jpg → DIR/parsit/NAME.md; of the file with the truth
+  (DIR/OmniDocBench.json) the pages that it names, instead of the folder's.
 
 The raw text of the model is written the same way beside it, into DIR/parsit-raw; DIR/parsit is post-processed. What
 could not be read is an empty file, which fails its tests: a judge leaves a system out that lacks a page.
@@ -40,14 +41,35 @@ class BenchFolder:
 
     @classmethod
     def open(cls, root: Path, layout: Layout) -> BenchFolder:
-        """Find the files. Raises `InputError` if there are none."""
-        source = root / ("pdfs" if layout == "olmocr" else "images")
-        suffixes = (".pdf",) if layout == "olmocr" else IMAGES
-        files = tuple(sorted(path for path in source.rglob("*") if path.suffix.lower() in suffixes))
-        if not files:
-            what = "PDFs" if layout == "olmocr" else "JPEG or PNG images"
-            raise InputError(f"{source} holds no {what}: is {root} a folder in the layout of {layout}?")
-        return cls(root, layout, files)
+        """Find the files.
+
+        Args:
+            root: the benchmark's folder; for `omnidocbench` also a file with its truth, which lies in that folder.
+            layout: which benchmark's it is.
+
+        Raises:
+            InputError: there are none, two would have one reading, or the truth is broken or names what is not there.
+        """
+        if layout == "omnidocbench" and root.is_file():
+            root, files = root.parent, pages_of_truth(root)
+        else:
+            source = root / ("pdfs" if layout == "olmocr" else "images")
+            suffixes = (".pdf",) if layout == "olmocr" else IMAGES
+            files = sorted(path for path in source.rglob("*") if path.suffix.lower() in suffixes)
+            if not files:
+                what = "PDFs" if layout == "olmocr" else "JPEG or PNG images"
+                raise InputError(f"{source} holds no {what}: is {root} a folder in the layout of {layout}?")
+        folder = cls(root, layout, tuple(files))
+        folder.check_names()
+        return folder
+
+    def check_names(self) -> None:
+        """Raises `InputError` if two files would have one reading, of which one would be lost."""
+        seen: dict[Path, Path] = {}
+        for file in self.files:
+            first = seen.setdefault(self.reading(file, 1), file)
+            if first != file:
+                raise InputError(f"{first} and {file} would both be read into {self.reading(file, 1)}: rename one")
 
     def reading(self, file: Path, page: int) -> Path:
         """Where the reading of a page goes, below a system's folder."""
@@ -118,6 +140,31 @@ def write_readings(
     except OSError as error:
         raise ParsitError(f"{bench.root}: the readings cannot be written: {error}") from error
     return BenchReadings(len(bench.files), pages, tuple(failures))
+
+
+def pages_of_truth(path: Path) -> list[Path]:
+    """The images that a file of OmniDocBench's truth names, in its order, below `images` beside it.
+
+    Raises:
+        InputError: it is no such file, or an image is not there or lies elsewhere.
+    """
+    try:
+        pages = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {error}") from error
+    folder, files = path.parent / "images", []
+    for number, page in enumerate(pages if isinstance(pages, list) else [None]):
+        match page:
+            case {"page_info": {"image_path": str(name)}}:
+                file = folder / name
+            case _:
+                raise InputError(f"{path}[{number}] has no page_info.image_path: is it OmniDocBench's truth?")
+        if Path(name).is_absolute() or ".." in Path(name).parts or not file.is_file():
+            raise InputError(f"{path}[{number}]: there is no image {name} in {folder}")
+        files.append(file)
+    if not files:
+        raise InputError(f"{path} holds no pages")
+    return files
 
 
 def _pages(file: Path, read: Callable[[Path], Document]) -> Iterator[tuple[int, str, str]]:

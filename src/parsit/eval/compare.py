@@ -15,6 +15,8 @@ from typing import Any
 
 from parsit.eval.diff import Edit, diff_spans
 from parsit.eval.html import PAGE_SCORES, SCORES, render
+from parsit.eval.image_places import ImagePlace, check_places, image_at
+from parsit.eval.pictures import Picture, picture
 from parsit.files import write_whole
 from parsit.scores import Interval, difference_interval
 from parsit.types import InputError
@@ -36,6 +38,8 @@ _MEANS = {
     "anls_star": ("page_scores", "anls_star"),
 }
 SHOWN = 20
+# What bounds the page: the first images of a sample, and the pixels of each.
+PICTURES, PICTURE_WIDTH, PICTURE_HEIGHT = 2, 560, 800
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,10 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class PairedCase:
-    """One sample in both results, with what each made of it and by how much the CER changed (below 0: better)."""
+    """One sample in both results, with what each made of it and by how much the CER changed (below 0: better).
+
+    `images`: where its images lie, by each result that says so.
+    """
 
     identifier: str
     place: str
@@ -68,11 +75,21 @@ class PairedCase:
     errors: tuple[str | None, str | None]
     cers: tuple[float, float]
     spans: tuple[tuple[Edit, ...], tuple[Edit, ...]]
+    images: tuple[tuple[ImagePlace, ...], ...] = ()
 
     @property
     def change(self) -> float:
         """The second's CER - the first's."""
         return self.cers[1] - self.cers[0]
+
+
+@dataclass(frozen=True, slots=True)
+class ShownCase:
+    """A sample on the page: its first pictures, and how many images it has beside them."""
+
+    case: PairedCase
+    pictures: tuple[Picture, ...]
+    more_pictures: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +150,11 @@ def _record(path: Path, number: int, line: str) -> dict[str, Any]:
     lacking = sorted(needed - set(record)) if isinstance(record, dict) else sorted(needed)
     if lacking:
         raise InputError(f"{path}:{number}: has no {lacking[0]!r}: evaluate again with this version of Parsit")
+    if "images" in record:  # older results do not say where their images are
+        try:
+            check_places(record["images"])
+        except InputError as error:
+            raise InputError(f"{path}:{number}: {error}: evaluate again with this version of Parsit") from error
     return record
 
 
@@ -190,18 +212,42 @@ def _case(one: dict[str, Any], other: dict[str, Any]) -> PairedCase:
         errors=(one["error"], other["error"]),
         cers=(one["scores"]["cer"], other["scores"]["cer"]),
         spans=(first, second),
+        images=tuple(tuple(record["images"]) for record in (one, other) if "images" in record),
     )
+
+
+def shown_case(case: PairedCase) -> ShownCase:
+    """A sample ready to be shown: its pictures drawn from where the results say that its images lie."""
+    count = max(map(len, case.images), default=0)
+    by_image = [[places[number] for places in case.images if number < len(places)] for number in range(count)]
+    pictures = tuple(_picture(places, case.reference) for places in by_image[:PICTURES])
+    return ShownCase(case, pictures, max(0, count - PICTURES))
+
+
+def _picture(places: Sequence[ImagePlace], true_text: str) -> Picture:
+    """The first that can be drawn of the places that two results give for one image, or why the first cannot."""
+    drawn = []
+    for place in (place for number, place in enumerate(places) if place not in places[:number]):
+        try:
+            drawn.append(picture(image_at(place, true_text), PICTURE_WIDTH, PICTURE_HEIGHT))
+        except InputError as error:
+            drawn.append(Picture(error=f"the image cannot be shown: {error}"))
+        if not drawn[-1].error:
+            return drawn[-1]
+    return drawn[0]
 
 
 def write_comparison(path: Path, comparison: Comparison, shown: int = SHOWN) -> Path:
     """Write the page with the `shown` samples that changed most in each direction; returns its path.
 
-    Raises `ParsitError` if it cannot be written.
+    A picture that cannot be drawn any more is a line that says why. Raises `ParsitError` if it cannot be written.
     """
+    parts = (("Got better", comparison.better), ("Got worse", comparison.worse))
     context = {
         "title": "Two results compared",
         "comparison": comparison,
-        "parts": (("Got better", comparison.better), ("Got worse", comparison.worse)),
-        "shown": shown,
+        "parts": [(title, len(cases), list(map(shown_case, cases[:shown]))) for title, cases in parts],
+        "pictures_known": any(case.images for case in comparison.cases),
+        "limits": {"pictures": PICTURES, "width": PICTURE_WIDTH, "height": PICTURE_HEIGHT},
     }
     return write_whole(path, render("compare.html.jinja", context))

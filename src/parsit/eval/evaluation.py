@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from parsit.eval.image_places import ImagePlace, image_places
 from parsit.files import write_whole
 from parsit.scores import (
     Interval,
@@ -63,7 +64,8 @@ class Record:
     """One sample's outcome. `prediction` is None and `error` holds the reason where it failed.
 
     `scores` are of the normalised texts, `raw_scores` of the texts as they are, each the best over the reference and
-    `other_answers`; `page_scores` are those of the answer with the fewest words that it does not have.
+    `other_answers`; `page_scores` are those of the answer with the fewest words that it does not have. `images` says
+    where its images lie (`parsit.eval.image_places`).
     """
 
     id: str
@@ -78,6 +80,7 @@ class Record:
     raw_scores: SampleScores
     page_scores: PageScores
     other_answers: tuple[str, ...] = ()
+    images: tuple[ImagePlace, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +203,7 @@ def _record(sample: Sample, outcome: Generation | ParsitError) -> Record:
         scores=failed_scores(plain[0]) if failed else score_best(plain, normalize(outcome.text)),
         raw_scores=failed_scores(reference) if failed else score_best(accepted, outcome.text),
         page_scores=_page_scores(accepted, "" if failed else outcome.text),
+        images=image_places(sample),
     )
 
 

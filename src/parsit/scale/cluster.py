@@ -42,6 +42,7 @@ class ClusterJob:
         reading_set: what is read.
         drawing: how pages are drawn.
         workers: processes that draw, for each actor.
+        retry_failed: read again what failed.
     """
 
     load: Callable[[], Engine] | None
@@ -49,6 +50,7 @@ class ClusterJob:
     reading_set: ReadingSet
     drawing: Drawing
     workers: int = 1
+    retry_failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,9 @@ class BlockReader:
             self._store.refresh()  # what others have read, and this block's own first try
             if self._reader is None:
                 job = self._job
-                self._reader = PileReader(self._engine, self._store, job.drawing, job.workers)
+                self._reader = PileReader(
+                    self._engine, self._store, job.drawing, job.workers, retry_failed=job.retry_failed
+                )
             before = self._reader.progress
             reading = self._reader.read(sources)
             after = self._reader.progress

@@ -73,11 +73,13 @@ def file_results(
         known = store.known(digest) if digest else None
         if source.name in reading.unread or known is None:
             yield FileResult(source.name, digest, 0, (), reading.unread.get(source.name, "was not read"))
-        elif 0 in known.places:
+            continue
+        numbers = pages_of(selection, known.page_count)
+        if known.failed_whole(numbers):
             record = store.record(digest, 0) or {"error": ""}
             yield FileResult(source.name, digest, 0, (), record["error"])
         else:
-            found = [store.record(digest, number) for number in pages_of(selection, known.page_count)]
+            found = [store.record(digest, number) for number in numbers]
             records = tuple(record for record in found if record)
             yield FileResult(source.name, digest, known.page_count, records)
 

@@ -61,6 +61,7 @@ class PileReader:
         drawing: how pages are drawn.
         workers: processes that draw.
         on_progress: told now and then.
+        retry_failed: read again what failed.
         clock: tells seconds.
     """
 
@@ -71,12 +72,13 @@ class PileReader:
         drawing: Drawing,
         workers: int,
         on_progress: Callable[[Progress], None] = lambda _: None,
+        retry_failed: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._engine, self._store, self._drawing, self._count = engine, store, drawing, workers
         self.workers = Workers(drawing, workers, self._skip)
         self._set = store.reading_set
-        self._on_progress, self._clock = on_progress, clock
+        self._on_progress, self._retry_failed, self._clock = on_progress, retry_failed, clock
         self._batch = engine.batch_size if engine else 1
         self._window = WINDOW * self._batch
         self._jobs: dict[Sampling, deque[Job]] = {GREEDY: deque(), WARMER: deque()}
@@ -137,9 +139,9 @@ class PileReader:
         known = self._store.known(digest)
         if known is None:
             return frozenset()
-        if known.has(pages_of(self._drawing.selection, known.page_count)):
+        if known.has(pages_of(self._drawing.selection, known.page_count), self._retry_failed):
             return None
-        return frozenset(known.places)
+        return known.done(self._retry_failed)
 
     def _has_room(self, in_hand: int) -> bool:
         """Whether more is to be drawn: there is room for another half a window of what is drawn.

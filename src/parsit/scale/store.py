@@ -2,24 +2,31 @@
 
 SET/
   set.json                 what the readings depend on
-  readings/part-HASH.jsonl a line that lists what is in it, then a record a line
+  readings/part-HASH.jsonl a line that lists what is in it, and which of it failed, then a record a line
 
 A part is called after its content and never changed, so that any number of processes on any number of machines may add
 parts at a time. A process that starts reads the first line of each part and knows what has been read. Should two
-processes read one page at the same moment, both parts hold it, and the one whose name comes first counts.
+processes read one page at the same moment, both parts hold it, and the one whose name comes first counts; a reading
+counts before a failure, so that what failed can be read again.
+
+A part that is being written has a name of its own, and is locked by who writes it. A kill leaves such a draft without
+its lock; whoever holds the lock of the set takes it away.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from parsit.files import write_whole
+from parsit.files import WholeFile, write_whole
 from parsit.scale.keys import ReadingSet
 from parsit.types import InputError
 
@@ -27,6 +34,7 @@ SET_FILE, PARTS = "set.json", "readings"
 FLUSH_EVERY_S = 20.0  # what a kill may cost
 FLUSH_RECORDS = 500
 
+_DRAFT = re.compile(r"\.part-[0-9a-f]{32}\.jsonl\.\w+")  # as `WholeFile` calls a part that it writes
 _REMEDY = "remove it, and its pages are read again"
 
 Record = dict[str, Any]
@@ -34,14 +42,28 @@ Record = dict[str, Any]
 
 @dataclass(slots=True)
 class Known:
-    """What is there of one file: how many pages it has, and where each record lies: part, offset, bytes."""
+    """What is there of one file: how many pages it has, where each record lies (part, offset, bytes), which failed."""
 
     page_count: int
     places: dict[int, tuple[str, int, int]] = field(default_factory=dict)
+    failed: set[int] = field(default_factory=set)
 
-    def has(self, numbers: list[int]) -> bool:
-        """Whether nothing is left to be read of these pages: they are there, or the file cannot be opened."""
+    def has(self, numbers: Collection[int], retry_failed: bool = False) -> bool:
+        """Whether nothing is left to be read of these pages: they are there, or the file cannot be opened.
+
+        With `retry_failed`, what failed is left to be read, and of a file that could not be opened everything.
+        """
+        if retry_failed:
+            return self.page_count > 0 and self.done(retry_failed).issuperset(numbers)
         return 0 in self.places or all(number in self.places for number in numbers)
+
+    def done(self, retry_failed: bool = False) -> frozenset[int]:
+        """The pages that need not be read; with `retry_failed`, without those that failed."""
+        return frozenset(self.places.keys() - self.failed if retry_failed else self.places)
+
+    def failed_whole(self, numbers: Collection[int]) -> bool:
+        """Whether the file could not be opened, and these pages have not been read since."""
+        return 0 in self.places and not (self.page_count and all(number in self.places for number in numbers))
 
 
 class Store:
@@ -95,12 +117,19 @@ class Store:
     def _learn(self, name: str) -> None:
         with (self.parts / name).open("rb") as file:
             offset = len(line := file.readline())
-        for digest, count, number, size in json.loads(line)["records"]:
+            header = json.loads(line)
+            listed = header["records"]
+            failed = header.get("failed")
+            if failed is None:  # a part of before failures were listed
+                failed = [place for place, record in enumerate(file) if json.loads(record)["error"]]
+        for place, (digest, count, number, size) in enumerate(listed):
             known = self._known.setdefault(digest, Known(count))
             known.page_count = max(known.page_count, count)
             before = known.places.get(number)
-            if before is None or name < before[0]:
+            is_failed = place in failed
+            if before is None or (is_failed, name) < (number in known.failed, before[0]):
                 known.places[number] = (name, offset, size)
+                (known.failed.add if is_failed else known.failed.discard)(number)
             offset += size
         self._seen.add(name)
 
@@ -109,7 +138,13 @@ class Store:
         return self._known.get(digest)
 
     def add(self, record: Record) -> None:
-        """Take a record in; it is on the disk once a part is full, or old. Raises `ParsitError`."""
+        """Take a record in; it is on the disk once a part is full, or old. Raises `ParsitError`.
+
+        What failed before and fails again keeps its first record.
+        """
+        known = self._known.get(record["digest"])
+        if record["error"] and known is not None and record["page"] in known.failed:
+            return
         self._waiting.append(record)
         if len(self._waiting) >= FLUSH_RECORDS or self._clock() - self._flushed_at >= FLUSH_EVERY_S:
             self.flush()
@@ -124,11 +159,17 @@ class Store:
             [record["digest"], record["page_count"], record["page"], len(line)]
             for record, line in zip(self._waiting, lines, strict=True)
         ]
-        content = json_line({"records": listed}) + b"".join(lines)
+        failed = [place for place, record in enumerate(self._waiting) if record["error"]]
+        content = json_line({"records": listed, "failed": failed}) + b"".join(lines)
         name = f"part-{hashlib.sha256(content).hexdigest()[:32]}.jsonl"
-        write_whole(self.parts / name, content)
+        _write_part(self.parts / name, content)
         self._waiting = []
         self._learn(name)
+
+    def clear_drafts(self) -> int:
+        """Take away the drafts of parts whose writers are dead, and give their number. For who holds the set's lock."""
+        drafts = [path for path in self.parts.glob(".part-*") if _DRAFT.fullmatch(path.name)]
+        return sum(map(_cleared, drafts))
 
     def record(self, digest: str, page: int) -> Record | None:
         """The record of a page, or None; page 0: of a file that cannot be opened. Raises `InputError`."""
@@ -149,6 +190,30 @@ class Store:
             for page in sorted(known.places):
                 if (record := self.record(digest, page)) is not None:
                     yield record
+
+
+def _write_part(path: Path, content: bytes) -> None:
+    """Write a part through a draft that is locked until it is in its place. Raises `ParsitError`."""
+    while True:
+        with WholeFile(path) as draft:
+            with suppress(OSError):  # no locks on this file system: there no draft is ever taken away
+                fcntl.flock(draft.file, fcntl.LOCK_EX)
+            if not draft.beside.exists():
+                continue  # it was taken for a dead one's before it was locked
+            draft.file.write(content)
+            draft.keep()
+            return
+
+
+def _cleared(draft: Path) -> bool:
+    """Take a draft away unless somebody is writing it."""
+    try:
+        with draft.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            draft.unlink()
+    except OSError:  # it is being written, or is in its place by now
+        return False
+    return True
 
 
 def json_line(value: Any) -> bytes:

@@ -15,9 +15,11 @@ from random import Random
 import numpy as np
 
 from parsit.synth.content import make_document
-from parsit.synth.crops import move, page_crops
+from parsit.synth.crops import page_crops
 from parsit.synth.degrade import cut, draw_damage, encode, wear
 from parsit.synth.fonts import families_in, in_a_family_of
+from parsit.synth.omnidocbench import page_truth
+from parsit.synth.page_image import PageImage
 from parsit.synth.render import Glyph, RenderedPage, render
 from parsit.synth.settings import TASKS, SynthSettings, Task
 from parsit.synth.split import SplitName, Texts
@@ -43,12 +45,13 @@ GOLDEN = 0.6180339887498949
 
 @dataclass(frozen=True, slots=True)
 class PageResult:
-    """What one page gave: its split and its records as lines of JSON."""
+    """What one page gave: its split, its records as lines of JSON, and its truth for OmniDocBench if it is wanted."""
 
     number: int
     kind: str
     split: SplitName
     lines: tuple[str, ...]
+    truth: str = ""
 
 
 def make_page(settings: SynthSettings, folder: Path, number: int) -> PageResult:
@@ -62,8 +65,14 @@ def make_page(settings: SynthSettings, folder: Path, number: int) -> PageResult:
     if settings.fonts:
         document = in_a_family_of(families_in(settings.fonts), document, rng)
     page = render(document, rng.randint(*settings.dpi), settings.fonts)
-    make = page_records if settings.unit == "page" else line_records
-    return PageResult(number, kind, split, tuple(make(settings, folder, number, page, texts, rng, noise_rng)))
+    if settings.unit == "line":
+        return PageResult(
+            number, kind, split, tuple(line_records(settings, folder, number, page, texts, rng, noise_rng))
+        )
+    image = page_image(settings, folder, number, page, split, rng, noise_rng)
+    lines = tuple(page_records(settings, number, page, image, texts, rng))
+    truth = json.dumps(page_truth(page, image), ensure_ascii=False) if settings.omnidocbench else ""
+    return PageResult(number, kind, split, lines, truth)
 
 
 def page_split(settings: SynthSettings, number: int) -> SplitName:
@@ -119,30 +128,37 @@ def line_records(
         yield record(f"{texts.split}-{number:06}-{index:02}", path, LINE_PROMPT, crop.text, crop.glyphs)
 
 
-def page_records(
+def page_image(
     settings: SynthSettings,
     folder: Path,
     number: int,
     page: RenderedPage,
-    texts: Texts,
+    split: SplitName,
     rng: Random,
     noise_rng: np.random.Generator,
-) -> Iterator[str]:
-    """One image of the whole page, and one record for each task."""
+) -> PageImage:
+    """Damage the whole page and write it."""
     damage = draw_damage(rng, settings.degrade, page.dpi)
     # A grey page is a third of the work in all that follows.
     clean = page.image.convert("L") if damage.gray else page.image
     turned, forward = cut(clean, (0, 0, clean.width, clean.height), damage.skew_deg)
-    path = image_path(texts.split, number, f".{damage.suffix}")
+    path = image_path(split, number, f".{damage.suffix}")
     write_image(folder, path, encode(wear(turned, damage, noise_rng), damage))
+    return PageImage(path, turned.size, forward)
+
+
+def page_records(
+    settings: SynthSettings, number: int, page: RenderedPage, image: PageImage, texts: Texts, rng: Random
+) -> Iterator[str]:
+    """One record of the whole page for each task."""
     glyphs = None
     if settings.glyphs:
-        glyphs = [move(glyph, forward, turned.size) for leaf in page.leaves for glyph in leaf.glyphs]
+        glyphs = image.moved(glyph for leaf in page.leaves for glyph in leaf.glyphs)
     for task in TASKS:
         # Drawn for every task, so that leaving one out does not change the others.
         prompt, answer = task_texts(task, page.document, texts, rng)
         if task in settings.tasks:
-            yield record(f"{texts.split}-{number:06}-{task}", path, prompt, answer, glyphs)
+            yield record(f"{texts.split}-{number:06}-{task}", image.path, prompt, answer, glyphs)
 
 
 def task_texts(task: Task, document: PageTree, texts: Texts, rng: Random) -> tuple[str, str]:

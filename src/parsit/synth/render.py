@@ -53,13 +53,15 @@ class PlacedLeaf:
 class RenderedPage:
     """A clean page: its image (RGB), its resolution, and its text in reading order.
 
-    `document` is what is really on the page: its font may be smaller than the one asked for.
+    `document` is what is really on the page: its font may be smaller than the one asked for. `formulas` are the glyphs
+    of each formula, whose characters are not those of its source.
     """
 
     document: PageTree
     image: Image.Image
     dpi: int
     leaves: tuple[PlacedLeaf, ...]
+    formulas: tuple[tuple[Glyph, ...], ...]
 
 
 @cache
@@ -103,7 +105,7 @@ def render(document: PageTree, dpi: int, fonts: tuple[str, ...] = ()) -> Rendere
     finally:
         page.close()
         pdf.close()
-    return RenderedPage(document, image, dpi, tuple(align(document, glyphs)))
+    return RenderedPage(document, image, dpi, *align(document, glyphs))
 
 
 def page_glyphs(page: pypdfium2.PdfPage, dpi: int) -> list[Glyph]:
@@ -128,16 +130,18 @@ def page_glyphs(page: pypdfium2.PdfPage, dpi: int) -> list[Glyph]:
     return glyphs
 
 
-def align(document: PageTree, glyphs: list[Glyph]) -> list[PlacedLeaf]:
-    """Give each leaf its glyphs, and make sure that the page shows the document's text and nothing else."""
+def align(document: PageTree, glyphs: list[Glyph]) -> tuple[tuple[PlacedLeaf, ...], tuple[tuple[Glyph, ...], ...]]:
+    """Give each leaf and each formula its glyphs, and make sure that the page shows the document's text alone."""
     expected = leaves(document)
     printed = "".join(glyph.text for glyph in glyphs)
     assert len(printed) == len(glyphs), "a glyph with several characters"
-    placed, position = [], 0
+    placed, formulas, position = [], [], 0
     for index, leaf in enumerate(expected):
         if leaf.opaque:
             following = "".join(next((after.text for after in expected[index + 1 :]), "").split())
-            position = printed.index(following, position) if following else len(printed)
+            end = printed.index(following, position) if following else len(printed)
+            formulas.append(tuple(glyphs[position:end]))
+            position = end
             continue
         text = "".join(leaf.text.split())
         found = printed[position : position + len(text)]
@@ -145,4 +149,4 @@ def align(document: PageTree, glyphs: list[Glyph]) -> list[PlacedLeaf]:
         placed.append(PlacedLeaf(leaf.text, tuple(glyphs[position : position + len(text)])))
         position += len(text)
     assert position == len(printed), f"{document.kind}: the page shows {printed[position:]!r} after its last text"
-    return placed
+    return tuple(placed), tuple(formulas)

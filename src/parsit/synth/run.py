@@ -19,6 +19,7 @@ from pathlib import Path
 from parsit.data.parallel import in_order
 from parsit.files import whole_folder
 from parsit.synth.fonts import check_fonts, families_in
+from parsit.synth.omnidocbench import TRUTH_FILE, truth_file
 from parsit.synth.records import PageResult, make_page
 from parsit.synth.settings import SynthSettings
 from parsit.synth.split import SPLITS
@@ -93,16 +94,23 @@ def check_target(out: Path, overwrite: bool) -> None:
 
 
 def write_pages(settings: SynthSettings, folder: Path, on_page: Callable[[PageResult], None]) -> SynthCounts:
-    """Make all pages and write their records to one file per split."""
+    """Make all pages and write their records to one file per split, and their truth for OmniDocBench to another."""
     kinds, pages, records = Counter[str](), Counter[str](), Counter[str]()
     with ExitStack() as stack:
         files = {
             split: stack.enter_context((folder / f"{split}.jsonl").open("w", encoding="utf-8", newline="\n"))
             for split in SPLITS
         }
+        truths = {
+            split: stack.enter_context(truth_file(folder / TRUTH_FILE.format(split=split)))
+            for split in SPLITS
+            if settings.omnidocbench
+        }
         # Closed before the folder is removed: a process that still wrote into it would leave something behind.
         for result in stack.enter_context(closing(page_results(settings, folder))):
             files[result.split].writelines(f"{line}\n" for line in result.lines)
+            if settings.omnidocbench:
+                truths[result.split](result.truth)
             kinds[result.kind] += 1
             pages[result.split] += 1
             records[result.split] += len(result.lines)

@@ -35,6 +35,7 @@ class SynthSettings:
     max_chars: int = 24
     glyphs: bool = False
     fonts: tuple[str, ...] = ()
+    omnidocbench: bool = False
     validation_fraction: float = 0.05
     test_fraction: float = 0.05
     workers: int = 1
@@ -62,6 +63,10 @@ class SynthSettings:
             (self.cut not in CUTS, f"--cut must be one of {', '.join(CUTS)}, not {self.cut!r}"),
             (self.max_chars < 1, f"--max_chars must be at least 1, not {self.max_chars}"),
             (bool(unknown), f"--tasks: unknown task {unknown[:1]} (known: {', '.join(TASKS)})"),
+            (
+                self.omnidocbench and self.unit != "page",
+                "--omnidocbench is the truth of whole pages: leave --unit line out",
+            ),
             (not self.tasks, f"--tasks needs one or more of {', '.join(TASKS)}"),
             (
                 not MIN_DPI <= low <= high <= MAX_DPI,
