@@ -33,11 +33,14 @@ def tesseract(page: pypdfium2.PdfPage, dpi: int) -> str:
 
 
 def rapidocr_reader() -> Callable[[pypdfium2.PdfPage, int], str]:
-    """The default models; lines in the order in which they are given out."""
+    """The default models, one thread; lines in the order in which they are given out.
+
+    Several threads wait for each other by spinning: beside other programs a page took minutes.
+    """
     import numpy as np
     from rapidocr import RapidOCR
 
-    engine = RapidOCR()
+    engine = RapidOCR(params={"EngineConfig.onnxruntime.intra_op_num_threads": 1})
 
     def read(page: pypdfium2.PdfPage, dpi: int) -> str:
         found = engine(np.asarray(draw(page, dpi))[:, :, ::-1])
