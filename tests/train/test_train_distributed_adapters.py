@@ -1,6 +1,7 @@
 """Adapters over two processes: every strategy shards them, learns what one process learns, and saves the same files.
 
-Those of the moving average are among them, where there can be one. A miniature of width 64, which 4-bit weights need. All runs of a world size share one set of processes.
+Those of the moving average are among them, where there can be one. A miniature of width 64, which 4-bit weights need.
+All runs of a world size share one set of processes.
 """
 
 from __future__ import annotations
