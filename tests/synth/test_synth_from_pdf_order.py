@@ -107,3 +107,9 @@ def test_a_space_that_is_left_by_the_distance_of_characters_parts_words(read):
     assert "A b is short" in text
     assert "SPREAD LETTERS" in text
     assert "and spread among others, of them" in text
+
+
+def test_a_space_that_takes_no_paper_parts_nothing(read):
+    """In the same files a letter is kerned by a space and a step back over it."""
+    words = b"BT /F 10 Tf 20 250 Td (It was inv ) Tj 41.5 0 Td (oked by a call at lev ) Tj 87.6 0 Td (el two) Tj ET"
+    assert read(text_page(words)) == (["It was invoked by a call at level two"], [])

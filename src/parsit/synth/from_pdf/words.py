@@ -2,7 +2,8 @@
 
 A word ends where the file has a space, where PDFium makes one up, and where there is a space's paper that neither knows
 of: a printer may leave it by the distance of characters (`Tc`), which PDFium takes for spread letters. Letters that are
-spread stand equally far apart; a space is wider than what is between the other letters of its word.
+spread stand equally far apart; a space is wider than what is between the other letters of its word. A space
+of the file's that takes no paper, as the next letter was moved back over it, ends nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from parsit.synth.from_pdf.pdf import Chars, Flags
 
 # In heights of a line (the font's ascent to descent, about 1.15 em):
 WORD_GAP = 0.35  # more paper parts words, even where the file has no space
+NO_GAP = (-0.1, 0.03)  # a space without paper parts nothing: its next letter was moved back over it, or kerned
 SPACE_GAP = 0.18  # and so does this much more than between its other letters: TeX's narrowest space is 0.19
 BACK = 0.6  # a step back to the left further than this begins a new word
 SHIFT = 0.7  # sub- and superscripts stay nearer to the baseline than this
@@ -63,7 +65,8 @@ def words_and_chars(chars: Chars, chosen: Flags, size: tuple[int, int]) -> list[
     """As `words_of`, each word with the numbers of its characters."""
     letters = _letters(chars, chosen, size)
     words: list[tuple[TextRun, list[int]]] = []
-    for indexes in _parted(_drawn_together(letters), letters):
+    spaces = {index for index, text in enumerate(chars.text) if text == " " and not chars.generated[index]}
+    for indexes in _parted(_drawn_together(letters, spaces), letters):
         word = _spelt(letters, indexes)
         words.append((replace(word, number=len(words), last=len(words)), indexes))
     return words
@@ -90,12 +93,16 @@ def _spelt(letters: dict[int, TextRun], indexes: Sequence[int]) -> TextRun:
     return word
 
 
-def _drawn_together(letters: dict[int, TextRun]) -> list[list[int]]:
+def _drawn_together(letters: dict[int, TextRun], spaces: set[int]) -> list[list[int]]:
     """The numbers of characters that follow each other on a line without a space or `WORD_GAP` between them."""
     groups: list[list[int]] = []
     word: TextRun | None = None
     for index, letter in letters.items():
-        if word and groups[-1][-1] == index - 1 and _goes_on(word, letter):
+        last = groups[-1][-1] if groups else index
+        is_next = last == index - 1
+        if last == index - 2 and index - 1 in spaces:
+            is_next = NO_GAP[0] < _gap(letters[last], letter) < NO_GAP[1]
+        if word and is_next and _goes_on(word, letter):
             word = _joined(word, letter, "")
             groups[-1].append(index)
         else:
