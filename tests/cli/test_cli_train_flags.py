@@ -13,7 +13,8 @@ from parsit import hf
 from parsit.cli.parser import nearest
 from parsit.cli.train import parse
 from parsit.config import LLAVA_FLAGS, TrainConfig
-from parsit.train.prepare import architecture_of, prepare
+from parsit.train.prepare import prepare
+from parsit.train.start import architecture_of
 from parsit.train.world import World
 from parsit.types import UsageError
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, Qwen3ForCausalLM, SiglipConfig, SiglipModel, SiglipVisionModel
 
 from parsit import hf
-from parsit.model import ParsitForConditionalGeneration
+from parsit.model import ParsitForConditionalGeneration, modeling
 from parsit.processing.collate import collate
 from parsit.types import ImageRef, InputError, Turn
 
@@ -157,6 +159,27 @@ def test_a_cache_goes_on_where_it_was_left_under_either_of_its_names(model, proc
     rest = model(ids[:, -3:], past_key_values=first.past_key_values)
     torch.testing.assert_close(rest.logits, whole.logits[:, -3:], rtol=1e-4, atol=1e-5)
     assert model(ids, use_cache=False).cache is None
+
+
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])
+def test_the_decoder_is_given_its_cache_by_the_name_that_its_version_has(model, processor, monkeypatch, name):
+    """The name is what the installed decoder takes; a stand-in before it takes and gives the other version's name."""
+    decoder, installed = model.get_decoder(), modeling.CACHE
+    assert installed in inspect.signature(decoder.forward).parameters
+
+    def of_version(**inputs):
+        assert not {"past_key_values", "cache"} & inputs.keys() - {name}
+        renamed = {installed if key == name else key: value for key, value in inputs.items()}
+        outputs = decoder(**renamed)
+        return SimpleNamespace(last_hidden_state=outputs.last_hidden_state, **{name: outputs[installed]})
+
+    monkeypatch.setattr(modeling, "CACHE", name)
+    monkeypatch.setattr(model, "get_decoder", lambda: of_version)
+    ids = batch_of(processor, 0).input_ids
+    whole = model(ids)
+    first = model(ids[:, :-3], use_cache=True)
+    rest = model(ids[:, -3:], past_key_values=first.cache)
+    torch.testing.assert_close(rest.logits, whole.logits[:, -3:], rtol=1e-4, atol=1e-5)
 
 
 def test_a_mismatch_of_placeholders_and_features_names_both_numbers(model, processor):

@@ -92,3 +92,24 @@ def test_hidden_files_of_a_mac_are_no_pdfs(read, tmp_path):
     (tmp_path / "pdfs" / "__MACOSX").mkdir()
     Path(tmp_path / "pdfs" / "__MACOSX" / "._b.pdf").write_bytes(b"\0\5\26\7" + bytes(100))
     assert read(text_page(lines(270)))[1] == []
+
+
+def test_a_space_that_is_left_by_the_distance_of_characters_parts_words(read):
+    """As Ghostscript writes what groff sets: the space after `A` is no character, and `Tc` makes its paper."""
+    words = b"BT /F 10 Tf 20 250 Td 2.5 Tc (Ac) Tj 0 Tc 14.17 0 Td (haracter that stands in tw) Tj 107.26 0 Td"
+    words += b" 2.4 Tc (oh) Tj 0 Tc 13.52 0 Td (ex digits, in an) Tj 63.92 0 Td 2.8 Tc (ya) Tj 0 Tc 13.36 0 Td"
+    words += b" (rray of the shell) Tj ET\n"
+    spread = b"BT /F 10 Tf 20 235 Td 2.5 Tc (Ab) Tj 0 Tc 14.9 0 Td ( is short) Tj ET\n"
+    spread += b"BT /F 10 Tf 3 Tc 20 220 Td (SPREAD LETTERS) Tj 0 Tc 0 -20 Td (and ) Tj 2.5 Tc (spread) Tj 0 Tc"
+    spread += b" ( among others, ) Tj 2.2 Tc (of) Tj ( them) Tj ET\n"
+    (text,), _ = read(text_page(words + spread))
+    assert text.startswith("A character that stands in two hex digits, in any array of the shell")
+    assert "A b is short" in text
+    assert "SPREAD LETTERS" in text
+    assert "and spread among others, of them" in text
+
+
+def test_a_space_that_takes_no_paper_parts_nothing(read):
+    """In the same files a letter is kerned by a space and a step back over it."""
+    words = b"BT /F 10 Tf 20 250 Td (It was inv ) Tj 41.5 0 Td (oked by a call at lev ) Tj 87.6 0 Td (el two) Tj ET"
+    assert read(text_page(words)) == (["It was invoked by a call at level two"], [])

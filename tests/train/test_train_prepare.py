@@ -15,8 +15,9 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 
 from parsit.config import TrainConfig
 from parsit.processing.collate import collate
+from parsit.train.agreement import PreparationError
 from parsit.train.fit import MemoryFullError, fit, run
-from parsit.train.prepare import PreparationError, prepare
+from parsit.train.prepare import prepare
 from parsit.train.world import World
 from parsit.types import InputError, UsageError
 from parts_support import bpe_tokenizer, save_decoder

@@ -63,8 +63,8 @@ def main(argv: list[str]) -> int:
     """Run the verb: in this process, or in those that the run would have."""
     config, max_memory_gb, with_step = parse(argv)
     from parsit.cli.launch import is_peer_lost, num_processes, run_processes, set_defaults
+    from parsit.train.agreement import PreparationError
     from parsit.train.checks import Check
-    from parsit.train.prepare import PreparationError
     from parsit.train.world import join, leave, place_in_environment
 
     processes = 1 if place_in_environment() else num_processes(config.num_processes)
@@ -159,12 +159,13 @@ def _look(
     """
     from parsit.cli.console import bars, quiet_libraries, say
     from parsit.train import trial as trials
+    from parsit.train.agreement import agreed
     from parsit.train.batches import micro_batches_of
     from parsit.train.checks import Check
     from parsit.train.fit import set_tf32
     from parsit.train.memory import Placement
     from parsit.train.preflight import preflight
-    from parsit.train.prepare import agreed, prepare
+    from parsit.train.prepare import prepare
     from parsit.train.world import World
 
     quiet_libraries()

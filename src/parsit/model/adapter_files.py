@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from parsit.files.manifest import EMA_FOLDER
 from parsit.model.adapters import (
     ADAPTER,
     TOWERS,
@@ -110,7 +111,7 @@ def adapter_files(
         model: a model with adapters; what requires a gradient and is no adapter counts as fully trained.
         folder: where they will lie.
         base: what the adapters were trained on. A base beside the folder, or beside the one that it is in, is named
-            relative to it, so that a run can be moved.
+            relative to it, so that a run can be moved; of a moving average's folder its checkpoint's place counts.
         state: whole tensors by the model's names, where the model's own are sharded.
     """
     state = dict(model.named_parameters()) if state is None else state
@@ -127,7 +128,8 @@ def adapter_files(
     tensors[TRAINED_FILE] = {name: state[name] for name in trained}
     parts = sorted({name.split(".")[0] for name in trained})
     said = asdict(base) | {"quantization": quantization(model), "trained_parts": parts}
-    above = folder.resolve().parent
+    checkpoint = folder.parent if folder.name == EMA_FOLDER else folder
+    above = checkpoint.resolve().parent
     if Path(base.path).parent in (above, above.parent):
         said["path"] = os.path.relpath(base.path, folder.resolve())
     small[BASE_FILE] = _json(said)

@@ -195,11 +195,16 @@ def check_groups(groups: Sequence[Group]) -> Check:
 
 
 def checkpoint_bytes(model: ParsitForConditionalGeneration, config: TrainConfig) -> int:
-    """Size of one checkpoint: weights in fp32 or as they are, their average, and two moments of what is trained."""
+    """Size of one checkpoint: weights in fp32 or as they are, their average, and two moments of what is trained.
+
+    With adapters what is not trained lies in their base alone.
+    """
     of_moments = 4 if config.optim == "adamw_bf16" else 8
     parameters = [parameter for _, members in model.parts() for parameter in members]
-    moments = sum(of_moments * parameter.numel() for parameter in parameters if parameter.requires_grad)
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    saved = trained if config.lora_enable else parameters
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in saved)
+    moments = sum(of_moments * parameter.numel() for parameter in trained)
     return moments + weights * (2 if config.ema_decay else 1)
 
 
