@@ -58,11 +58,13 @@ UNDER_SCHEMA = Sampling(schema=json.dumps(SCHEMA))
 
 
 def architecture(kind: str) -> Architecture:
-    """`tiny`, with heads as vLLM's attention on a CPU takes them; cut into tiles, or `native`: as large as it is."""
+    """`tiny`, with heads as vLLM's attention on a CPU takes them: cut into tiles, with words as tokens, whose random answers
+    are text; or `native`: as large as an image is, with characters as tokens.
+    """
     text = {"head_dim": 32, "max_position_embeddings": 2048}
     if kind != "native":
         tiled = load_architecture(str(TILED))
-        return replace(tiled, text_config=tiled.text_config | text)
+        return replace(tiled, tokenizer="tiny", text_config=tiled.text_config | text | {"vocab_size": 4096})
     tiny = load_architecture("tiny")
     native = {"max_image_tokens": 200, "image_height": None, "mm_pixel_shuffle": 2, "mm_vision_select_layer": -2}
     return replace(tiny, text_config=tiny.text_config | text, multimodal=tiny.multimodal | native)
