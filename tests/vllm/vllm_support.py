@@ -58,8 +58,9 @@ UNDER_SCHEMA = Sampling(schema=json.dumps(SCHEMA))
 
 
 def architecture(kind: str) -> Architecture:
-    """`tiny`, with heads as vLLM's attention on a CPU takes them: cut into tiles, with words as tokens, whose random answers
-    are text; or `native`: as large as an image is, with characters as tokens.
+    """`tiny`, with heads as vLLM's attention on a CPU takes them.
+
+    Cut into tiles, with words as tokens, so that random answers are text; or `native`, with characters as tokens.
     """
     text = {"head_dim": 32, "max_position_embeddings": 2048}
     if kind != "native":
