@@ -76,9 +76,9 @@ def model_of(kind: str) -> tuple[ParsitForConditionalGeneration, Any]:
     processor = hf.new_processor(architecture(kind))
     model = hf.new_model(architecture(kind), processor, seed=2).eval()
     with torch.no_grad():
-        for name, parameter in model.language_model.named_parameters():
+        for name, parameter in model.named_parameters():
             if parameter.ndim == 2 and "embed" not in name:
-                parameter.mul_(3)
+                parameter.mul_(4 if name.startswith("language_model") else 2)
     return model, processor
 
 
