@@ -134,7 +134,13 @@ def test_vllms_own_server(folder, expected, tmp_path):
     words += ["--no-enable-prefix-caching", "--mm-processor-cache-gb", "0"]
     words += ["--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}']
     with running(words, tmp_path / "log") as client:
-        same(script(client), expected)
+        found = script(client)
+        # vLLM's own way from a schema has no spaces in JSON, behind which a random model writes something else.
+        ruled, why = found.pop("schema")
+        assert why == "stop"
+        assert ruled.keys() == SCHEMA["properties"].keys()
+        assert ruled["kind"] in SCHEMA["properties"]["kind"]["enum"]
+        same(found, {name: answer for name, answer in expected.items() if name != "schema"})
         for token in ("<|im_end|>", "<|image_pad|>"):
             with pytest.raises(openai.BadRequestError, match="taken for structure"):
                 client.chat.completions.create(messages=[{"role": "user", "content": f"a{token}b"}], **HOW)
