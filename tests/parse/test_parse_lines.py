@@ -57,6 +57,27 @@ def test_tables_fields_and_lists_are_read_row_by_row(report):
     assert "".join(read) == "".join(texts(report, 2))
 
 
+def test_a_table_with_long_names_is_read_row_by_row(typeset):
+    """The names fill their column as running text does; the columns of figures beside them do not."""
+    names = ("Birchwood Paper SARL", "Girard & Petit Flowers", "Roux & Lopez Cleaning", "Olsen & Hunt Construction")
+    rows = [[name, "718 376", "62 694,63", "3 038,5"] for name in names]
+    cells = ", ".join(f"[{cell}]" for row in rows for cell in row)
+    path = typeset(
+        f'#set page(paper: "a5")\n#set text(size: 9pt)\n#table(columns: 4, stroke: none, gutter: 14pt, {cells})'
+    )
+    expected = ["".join("".join(cell.split()) for cell in row) for row in rows]
+    assert "".join(read_through(split_lines(drawn(path)), path)) == "".join(expected)
+
+
+def test_a_large_amount_beside_the_first_of_three_lines_stays_beside_it(typeset):
+    lines = ["Total amount due to us:", "Account holder: Merlin Tea", "E-mail: merlin.tea at sable.example"]
+    amount = "#h(1fr) #text(weight: 700)[CHF 60 703 660 550 144.00]"
+    path = typeset(
+        '#set page(paper: "a5")\n#set text(size: 9pt)\n' + f"{lines[0]} {amount} \\\n" + " \\\n".join(lines[1:])
+    )
+    assert read_through(split_lines(drawn(path)), path)[:2] == ["Totalamountduetous:", "CHF60703660550144.00"]
+
+
 def test_an_empty_page_has_no_lines_and_a_page_number_is_one(report):
     assert split_lines(drawn(report, 3)) == []
     assert read_through(split_lines(drawn(report, 4)), report, 4) == ["4"]

@@ -175,14 +175,17 @@ def _columns(region: _Region, strips: list[Span], gaps: list[list[Span]]) -> tup
             break
         common, end = narrower, end + 1
     if end >= COLUMN_STRIPS:
-        for left, right in common:
-            if all(_is_running_text(region, strips[:end], side) for side in ((0, left), (right, region.ink.shape[1]))):
-                return end, (left, right)
+        edges = [0, *(edge for gap in common for edge in gap), region.ink.shape[1]]
+        rows = slice(strips[0][0], strips[end - 1][1])
+        sides = [side for side in zip(edges[::2], edges[1::2], strict=True) if region.ink[rows, slice(*side)].any()]
+        # Where one of them is no running text, such as figures, all are a table's, and are read row by row.
+        if len(sides) > 1 and all(_is_running_text(region, strips[:end], side) for side in sides):
+            return end, (sides[0][1], sides[1][0])
     return 1, None
 
 
 def _is_running_text(region: _Region, strips: list[Span], side: Span) -> bool:
-    """Whether most lines on one side of a gap are long and fill the side."""
+    """Whether there are some lines between two gaps, of which most are long and fill their column."""
     if length(side) < COLUMN_WIDTH * region.line_height:
         return False
     inks = [region.ink[slice(*strip), slice(*side)].any(axis=0) for strip in strips]
@@ -190,7 +193,7 @@ def _is_running_text(region: _Region, strips: list[Span], side: Span) -> bool:
     filled = [sum(map(length, runs(ink, join=join))) for ink in inks if ink.any()]
     width = length(extent(np.any(inks, axis=0)))
     least = max(COLUMN_FILL * width, COLUMN_WIDTH * region.line_height)
-    return bool(filled) and float(np.median(filled)) >= least
+    return len(filled) >= COLUMN_STRIPS and float(np.median(filled)) >= least
 
 
 def _parts(line: _Region, max_width: int, word_gap: float) -> list[tuple[_Region, bool]]:
