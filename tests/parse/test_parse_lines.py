@@ -69,6 +69,15 @@ def test_a_table_with_long_names_is_read_row_by_row(typeset):
     assert "".join(read_through(split_lines(drawn(path)), path)) == "".join(expected)
 
 
+def test_figures_far_from_what_they_belong_to_are_read_beside_it(typeset):
+    """Set close together, they look like one column of running text."""
+    names = ("Birchwood Paper SARL", "Girard & Petit Flowers", "Roux & Lopez Cleaning", "Olsen & Hunt Construction")
+    lines = [f"{name} #h(1fr) 718 376 62 694,63 3 038,5" for name in names]
+    path = typeset('#set page(paper: "a5", margin: 12mm)\n#set text(size: 9pt)\n' + " \\\n".join(lines))
+    read = read_through(split_lines(drawn(path)), path)
+    assert read == [part for name in names for part in ("".join(name.split()), "71837662694,633038,5")]
+
+
 def test_a_large_amount_beside_the_first_of_three_lines_stays_beside_it(typeset):
     lines = ["Total amount due to us:", "Account holder: Merlin Tea", "E-mail: merlin.tea at sable.example"]
     amount = "#h(1fr) #text(weight: 700)[CHF 60 703 660 550 144.00]"

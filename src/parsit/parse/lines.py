@@ -32,6 +32,7 @@ TALL = 1.8  # above this a strip may hold lines that touch
 ACCENT = 0.35  # a lower strip this near to another belongs to it (dots, accents)
 
 COLUMN_FILL = 0.6  # running text fills this share of its column's width in most lines
+GUTTER = 8.0  # columns of running text are no further apart than this; figures may stand far from what they belong to
 COLUMN_STRIPS = 3  # fewer strips side by side are rows
 MIN_HEIGHT = 4  # pixels; what is lower is not counted when the page's line height is found
 VALLEY = 0.4  # of the lower peak beside it: what ink may lie between two lines that touch
@@ -178,8 +179,9 @@ def _columns(region: _Region, strips: list[Span], gaps: list[list[Span]]) -> tup
         edges = [0, *(edge for gap in common for edge in gap), region.ink.shape[1]]
         rows = slice(strips[0][0], strips[end - 1][1])
         sides = [side for side in zip(edges[::2], edges[1::2], strict=True) if region.ink[rows, slice(*side)].any()]
+        is_near = all(after[0] - side[1] <= GUTTER * region.line_height for side, after in pairwise(sides))
         # Where one of them is no running text, such as figures, all are a table's, and are read row by row.
-        if len(sides) > 1 and all(_is_running_text(region, strips[:end], side) for side in sides):
+        if len(sides) > 1 and is_near and all(_is_running_text(region, strips[:end], side) for side in sides):
             return end, (sides[0][1], sides[1][0])
     return 1, None
 
