@@ -227,6 +227,17 @@ def test_links_may_not_leave_the_image_folder(tmp_path):
     assert check_image(tmp_path / "link" / "x.png", tmp_path / "link") == (90, 60)
 
 
+def test_relative_names_mean_what_they_do_in_the_working_folder_of_now(tmp_path, monkeypatch):
+    for folder in ("first", "second"):
+        (tmp_path / folder / "data").mkdir(parents=True)
+        noise().save(tmp_path / folder / "data" / "a.png")
+    (tmp_path / "images").symlink_to(tmp_path / "second")
+    for folder in ("first", "second", "images"):
+        monkeypatch.chdir(tmp_path / folder)
+        assert check_image(Path("data/a.png"), Path("data")) == (90, 60)
+        assert check_image(Path("data/a.png"), tmp_path / folder / "data") == (90, 60)
+
+
 def test_a_slice_of_a_file_loads_like_the_file(tmp_path):
     data = encoded("png")
     shard = tmp_path / "shard.tar"

@@ -111,8 +111,9 @@ def _check_bytes(size: int, name: str) -> None:
 
 def _check_root(path: Path, name: str, root: Path, is_link: bool) -> None:
     """Refuse a file that lies outside the folder when all links are followed."""
-    folder = os.path.realpath(path) if is_link else _real_folder(os.path.dirname(path))  # noqa: PTH120
-    allowed = _real_folder(str(root))
+    here = os.getcwd()  # noqa: PTH109  (relative names are kept by what they mean, since a program may change it)
+    folder = os.path.realpath(path) if is_link else _real_folder(os.path.join(here, os.path.dirname(path)))  # noqa: PTH118, PTH120
+    allowed = _real_folder(os.path.join(here, root))  # noqa: PTH118
     if folder != allowed and not folder.startswith(allowed.rstrip(os.sep) + os.sep):
         raise DataFault("image-symlink-leaves-root", f"{name} leads to {folder}, outside {root}")
 
