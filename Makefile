@@ -34,16 +34,19 @@ setup: $(VENV)/.ready  ## make .venv with everything that tests and demo need
 demo: setup  ## read a PDF with parsit-tiny, fine-tune it on a printer that it is bad at, score it: demo/report.html (8 minutes)
 	$(BIN)/python scripts/demo.py $(PDF)
 
+# Files go to whichever of two processes is free, in the order of collection: tests/conftest.py puts the long ones first.
+TWO_AT_A_TIME = -n 2 --dist loadfile --no-loadscope-reorder
+
 # COST="4.1 core-hours on two cores of an AMD EPYC": for the card
 ship-model: setup  ## put a trained model into the package, draw the README's picture: MODEL=runs/tiny COST="core-hours, machine"
 	$(BIN)/python scripts/ship_model.py "$(MODEL)" --cost "$(COST)"
 	$(BIN)/python scripts/readme_picture.py
 
 test: setup  ## run the tests, two at a time; T=tests/model: these alone
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(COVERAGE) $(T)
+	$(BIN)/python -m pytest $(TWO_AT_A_TIME) $(COVERAGE) $(T)
 
 quick: setup  ## run the tests that are neither slow nor start several processes, without coverage
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m 'not gpu and not browser and not external and not sweep and not ray and not vllm and not slow and not dist' $(T)
+	$(BIN)/python -m pytest $(TWO_AT_A_TIME) -q -m 'not gpu and not browser and not external and not sweep and not ray and not vllm and not slow and not dist' $(T)
 
 $(COMPAT)/.ready: pyproject.toml constraints.txt
 	test -x $(COMPAT)/bin/python || $(PYTHON) -m venv $(COMPAT)
@@ -90,8 +93,8 @@ test-clients: setup $(CLIENTS)/.ready  ## LangChain's ChatOpenAI, in an environm
 	PARSIT_CLIENTS_PYTHON=$(CLIENTS)/bin/python $(BIN)/python -m pytest -q -m external tests/serve
 
 test-compat: setup $(COMPAT)/.ready  ## run model, processing and training tests under the oldest and the newest transformers, and load what the other saved
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q tests/model tests/processing tests/data tests/train
-	$(COMPAT)/bin/python -m pytest -n 2 --dist loadfile -q tests/model tests/processing tests/data tests/train
+	$(BIN)/python -m pytest $(TWO_AT_A_TIME) -q tests/model tests/processing tests/data tests/train
+	$(COMPAT)/bin/python -m pytest $(TWO_AT_A_TIME) -q tests/model tests/processing tests/data tests/train
 	rm -rf build/compat
 	$(BIN)/python scripts/cross_version.py save build/compat/newest
 	$(COMPAT)/bin/python scripts/cross_version.py check build/compat/newest
@@ -133,7 +136,7 @@ bench-quality: setup $(RAPIDOCR)/.ready  ## the same lines and pages read by MOD
 	$(BIN)/python benchmarks/quality.py --tesseract --rapidocr $(RAPIDOCR)/bin/python $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 test-reliability: setup  ## what is killed, filled, flipped and cut short, at every place (docs/reliability.md)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q -s -m '(sweep or not gpu) and not ray' tests/reliability tests/scale tests/cli/test_cli_train_processes.py
+	$(BIN)/python -m pytest $(TWO_AT_A_TIME) -q -s -m '(sweep or not gpu) and not ray' tests/reliability tests/scale tests/cli/test_cli_train_processes.py
 
 fuzz: setup  ## ten minutes of broken records, images and mixtures: only named errors may come out
 	$(BIN)/python tests/fuzz_data.py --minutes 10

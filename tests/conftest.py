@@ -28,6 +28,28 @@ hypothesis.settings.register_profile("busy", deadline=None, suppress_health_chec
 hypothesis.settings.load_profile("busy")
 
 
+# Files of minutes, longest first. Two processes take whole files; one of these begun last would leave the other process
+# with nothing to do.
+LONG_FILES = [
+    "packaging/test_packaging_benchmarks.py",
+    "cli/test_cli_train.py",
+    "train/test_train_distributed.py",
+    "cli/test_cli_train_processes.py",
+    "train/test_train_tensor_and_data.py",
+    "packaging/test_packaging_own_documents.py",
+    "train/test_train_distributed_adapters.py",
+    "train/test_train_distributed_low_memory.py",
+    "packaging/test_packaging_recipes.py",
+    "cli/test_cli_check_distributed.py",
+    "train/test_train_loop.py",
+]
+
+
+def pytest_collection_modifyitems(items):
+    rank = {Path(__file__).parent / name: number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
     """Indexes of test data lie in a folder of the test run, in the verbs' own processes as well."""
