@@ -9,11 +9,10 @@ CLIENTS := .venv-clients
 RAPIDOCR := build/rapidocr
 # The oldest transformers that is supported; the newest is in constraints.txt.
 OLDEST_TRANSFORMERS := 4.53.2
-# What `make test` runs; coverage is measured of the whole suite alone.
+# What `make test` runs.
 T ?= tests
-COVERAGE := $(if $(filter tests,$(T)),--cov --cov-report=term:skip-covered)
 
-.PHONY: setup demo ship-model test quick test-page test-clients test-ray test-vllm test-compat check fix clean help chain bench-train gpu gpu-data bench-memory bench-data bench-quality fuzz test-reliability teds-parity test-judges
+.PHONY: setup demo ship-model test coverage quick test-page test-clients test-ray test-vllm test-compat check fix clean help chain bench-train gpu gpu-data bench-memory bench-data bench-quality fuzz test-reliability teds-parity test-judges
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -43,9 +42,12 @@ ship-model: setup  ## put a trained model into the package, draw the README's pi
 	$(BIN)/python scripts/readme_picture.py
 
 test: setup  ## run the tests, two at a time; T=tests/model: these alone
-	$(BIN)/python -m pytest $(TWO_AT_A_TIME) $(COVERAGE) $(T)
+	$(BIN)/python -m pytest $(TWO_AT_A_TIME) $(T)
 
-quick: setup  ## run the tests that are neither slow nor start several processes, without coverage
+coverage: setup  ## run all tests, and say which lines none of them reaches
+	$(BIN)/python -m pytest $(TWO_AT_A_TIME) --cov --cov-report=term:skip-covered
+
+quick: setup  ## run the tests that are neither slow nor start several processes
 	$(BIN)/python -m pytest $(TWO_AT_A_TIME) -q -m 'not gpu and not browser and not external and not sweep and not ray and not vllm and not slow and not dist' $(T)
 
 $(COMPAT)/.ready: pyproject.toml constraints.txt
