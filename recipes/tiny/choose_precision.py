@@ -4,17 +4,21 @@
 
 Processors differ by an order of magnitude (AMX, AVX512-BF16, neither), and at this width casts cost more on some than
 narrow products save. Each precision trains some steps of the tower alone, twice and in turn; what counts is the median
-of the samples per second of metrics.jsonl without its first steps. The figures go to stderr.
+step without the first ones, in processor time: by the clock the choice was other programs' on a machine that is shared.
+On a GPU, which the processor waits for, it is the clock. The figures go to stderr.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
+import time
+from itertools import pairwise
 from pathlib import Path
+
+import torch
 
 import parsit
 
@@ -23,24 +27,26 @@ WARM_UP = 10
 IN_TURN = ("false", "true", "true", "false")
 
 
-def samples_per_second(data: Path, bf16: str, folder: Path, steps: int) -> list[float]:
+def seconds_per_step(data: Path, bf16: str, folder: Path, steps: int) -> list[float]:
     """Of each step of a short run behind its first ones."""
+    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
     flags = {"max_steps": steps, "save_steps": steps, "bf16": bf16, "logging_steps": steps}
-    parsit.fit(parsit.TrainConfig.from_preset("tiny/tower", data=data, output_dir=folder, **flags))
-    entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [entry["samples_per_s"] for entry in entries[min(WARM_UP, steps // 2) :]]
+    ends: list[float] = []
+    config = parsit.TrainConfig.from_preset("tiny/tower", data=data, output_dir=folder, **flags)
+    parsit.fit(config, on_step=lambda run, step: ends.append(clock()))
+    return [end - start for start, end in pairwise(ends)][min(WARM_UP, steps // 2) :]
 
 
 def choose(data: Path, steps: int = STEPS) -> str:
     """`true` or `false` for `--bf16`."""
-    rates: dict[str, list[float]] = {"false": [], "true": []}
+    taken: dict[str, list[float]] = {"false": [], "true": []}
     with tempfile.TemporaryDirectory() as folder:
         for number, bf16 in enumerate(IN_TURN):
-            rates[bf16] += samples_per_second(data, bf16, Path(folder) / str(number), steps)
-    medians = {bf16: statistics.median(found) for bf16, found in rates.items()}
+            taken[bf16] += seconds_per_step(data, bf16, Path(folder) / str(number), steps)
+    medians = {bf16: statistics.median(found) for bf16, found in taken.items()}
     for bf16, median in medians.items():
-        print(f"--bf16 {bf16}: {median:.0f} samples/s", file=sys.stderr)
-    return max(medians, key=lambda bf16: medians[bf16])
+        print(f"--bf16 {bf16}: {1000 * median:.0f} ms a step", file=sys.stderr)
+    return min(medians, key=lambda bf16: medians[bf16])
 
 
 if __name__ == "__main__":
