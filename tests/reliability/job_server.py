@@ -6,7 +6,8 @@ A job is {"flags", "processes", "kills", "seed"}. Lives are forked from here, wh
 nothing: each costs what its own steps cost. A life is killed when its record has grown by some steps and a moment more,
 or within its start; alternately the process alone and its whole group, data workers and all. Of two processes one is
 killed, and the other must end by itself. Prints how many lives there were and the longest that a process outlived the
-other, as JSON.
+other, as JSON; without those whose first process was killed before it could be met: who starts processes ends the
+second then (`parsit.cli.launch`), and here nobody does.
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ import traceback
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from transformers.utils.logging import disable_progress_bar
 
 from parsit.cli.launch import is_peer_lost
 from parsit.config import TrainConfig
 from parsit.train.fit import run
 from parsit.train.world import join
+from parsit.types import ParsitError
 
 DEADLINE_S = 600
+NEVER_MET = 4  # exit code
 
 
 def begin(job: dict, rank: int, port: int) -> int:
@@ -50,6 +54,9 @@ def begin(job: dict, rank: int, port: int) -> int:
         if not is_peer_lost(error):
             traceback.print_exc()
             code = 3
+    except ParsitError:
+        traceback.print_exc()
+        code = 3 if dist.is_initialized() else NEVER_MET
     except BaseException:
         traceback.print_exc()
         code = 3
@@ -109,7 +116,10 @@ def main() -> None:
         kills += 1
         killed_at = time.monotonic()
         for other in life:
-            if ended(other) not in (1, -signal.SIGABRT):
+            code = ended(other)
+            if code == NEVER_MET:
+                continue
+            if code not in (1, -signal.SIGABRT):
                 raise SystemExit("the process that was left did not end because of the other")
             longest_s = max(longest_s, time.monotonic() - killed_at)
     port = free_port()

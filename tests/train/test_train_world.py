@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -33,16 +34,36 @@ def place(rank, port):
     }  # fmt: skip
 
 
-@pytest.mark.dist
-def test_a_process_whose_others_never_start_ends_with_one_line(tmp_path):
+def train(tmp_path, rank, port):
     words = ["train", "tiny", "--data", "d.jsonl", "--output_dir", str(tmp_path), "--ddp_timeout", "1"]
     command = [sys.executable, "-m", "parsit.cli", *words]
-    done = subprocess.run(command, env=place(0, free_port()), capture_output=True, text=True)
+    return subprocess.run(command, env=place(rank, port), capture_output=True, text=True)
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_whose_others_never_start_ends_with_one_line(tmp_path, rank):
+    done = train(tmp_path, rank, free_port())
     assert done.returncode == 1
-    assert done.stderr == (
-        "parsit: process 0 of 2: the others did not come within 1 s: was each of them started, and can they reach "
-        "MASTER_ADDR and MASTER_PORT? (--ddp_timeout)\n"
-    )
+    ours = [line for line in done.stderr.splitlines() if line.startswith("parsit: ")]
+    assert ours == [
+        f"parsit: process {rank} of 2: the others did not come within 1 s: was each of them started, and can they reach "
+        "MASTER_ADDR and MASTER_PORT? (--ddp_timeout)"
+    ]
+    assert "Traceback" not in done.stderr
+    assert rank == 1 or len(done.stderr.splitlines()) == 1, "the second's connection has words of torch's own"
+
+
+@pytest.mark.dist
+def test_a_port_that_another_program_has_is_named(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = train(tmp_path, 0, port)
+    assert done.returncode == 1
+    assert f"parsit: process 0 of 2: port {port} is taken by another program" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.dist

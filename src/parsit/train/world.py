@@ -131,7 +131,7 @@ def join(timeout_s: float = 1800) -> World:
 
     Raises:
         InputError: more processes on this machine than GPUs.
-        ParsitError: the others did not come in time.
+        ParsitError: the others did not come in time, or another program has the port where they are to meet.
     """
     cuda = torch.cuda.is_available()
     place = place_in_environment()
@@ -164,7 +164,14 @@ def _meet(backend: str, rank: int, size: int, timeout: timedelta) -> None:
         setattr(dist.distributed_c10d, default, timeout)
     try:
         dist.init_process_group(backend, timeout=timeout)
-    except dist.DistStoreError as error:
+    except (dist.DistStoreError, dist.DistNetworkError) as error:  # a missing second process; a missing first one
+        if "EADDRINUSE" in str(error):
+            raise ParsitError(
+                f"process {rank} of {size}: port {os.environ['MASTER_PORT']} is taken by another program, a run on this "
+                "machine perhaps: set MASTER_PORT to another one for all processes (torchrun: --master_port)"
+            ) from error
+        if isinstance(error, dist.DistNetworkError) and "timed out" not in str(error):
+            raise  # one that was there is gone
         raise ParsitError(
             f"process {rank} of {size}: the others did not come within {timeout.total_seconds():g} s: was each of them "
             "started, and can they reach MASTER_ADDR and MASTER_PORT? (--ddp_timeout)"
