@@ -50,6 +50,21 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
+@pytest.fixture
+def measured(record_property):
+    """A function that takes what a test has found out; it stands at the end of pytest's output, xdist or not."""
+    return lambda text: record_property("measured", text)
+
+
+def pytest_terminal_summary(terminalreporter):
+    reports = terminalreporter.stats.get("passed", [])
+    found = [text for report in reports for name, text in report.user_properties if name == "measured"]
+    if found:
+        terminalreporter.section("measured")
+    for text in found:
+        terminalreporter.write_line(text)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
     """Indexes of test data lie in a folder of the test run, in the verbs' own processes as well."""

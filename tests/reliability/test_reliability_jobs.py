@@ -55,14 +55,14 @@ def compare(tmp_path, config, kills, processes=1, **flags):
 
 
 @pytest.mark.sweep
-def test_a_job_that_is_killed_two_hundred_times(tmp_path, config):
+def test_a_job_that_is_killed_two_hundred_times(tmp_path, config, measured):
     told = compare(tmp_path, config, KILLS, dataloader_num_workers=1)
-    print(f"\n{told['kills']} random kills, half of them of the group: all losses and weights equal to the bit")
+    measured(f"{told['kills']} random kills, half of them of the group: all losses and weights equal to the bit")
 
 
 @pytest.mark.sweep
 @pytest.mark.dist
 @pytest.mark.parametrize("flags", [{}, {"fsdp": True}], ids=["DDP", "FSDP2"])
-def test_one_of_two_processes_is_killed_again_and_again(tmp_path, config, flags):
+def test_one_of_two_processes_is_killed_again_and_again(tmp_path, config, flags, measured):
     told = compare(tmp_path, config, max(KILLS // 10, 5), processes=2, **flags)
-    print(f"\n{told['kills']} kills of one of two processes: the other ended within {told['longest_s']:.1f} s")
+    measured(f"{told['kills']} kills of one of two processes: the other ended within {told['longest_s']:.1f} s")

@@ -154,10 +154,10 @@ def test_a_run_goes_on_in_other_processes_with_the_same_samples_and_the_same_los
         assert abs(one["loss"] - two["loss"]) < 1e-5
 
 
-def test_the_first_losses_after_all_moves(folder, moved):
+def test_the_first_losses_after_all_moves(folder, moved, measured):
     names = [["-".join(map(str, place)) for place in move] for move in MOVES]
     runs = [(before, f"{after}-from-{before}") for before, after in names]
     losses = [[metrics(folder / "out-start" / run)[3]["loss"] for run in pair] for pair in runs]
     apart = max(abs(one - other) for one, other in losses)
-    print(f"\n{len(MOVES)} moves between strategies and sizes: first losses apart by {apart:.1e} at most")
+    measured(f"{len(MOVES)} moves between strategies and sizes: first losses apart by {apart:.1e} at most")
     assert apart < 1e-6

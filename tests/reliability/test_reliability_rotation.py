@@ -162,6 +162,6 @@ def test_rotation_in_any_order(capsys):
 
 
 @pytest.mark.sweep
-def test_rotation_in_any_order_often():
+def test_rotation_in_any_order_often(measured):
     run(TRACES)
-    print(f"\nrotation: {TRACES:,} traces of up to 12 rules: always a checkpoint that verifies, the best never lost")
+    measured(f"rotation: {TRACES:,} traces of up to 12 rules: always a checkpoint that verifies, the best never lost")

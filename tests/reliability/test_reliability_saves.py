@@ -129,14 +129,14 @@ def test_a_save_over_the_same_step_that_is_killed(saver):
     ],
     indirect=["saver"],
 )
-def test_a_save_killed_at_every_file_operation_leaves_a_run_that_goes_on(saver, scenario, request):
+def test_a_save_killed_at_every_file_operation_leaves_a_run_that_goes_on(saver, scenario, request, measured):
     how = request.node.callspec.params["saver"]
-    print(f"\nsave, {how}, {scenario}: {sweep(saver, scenario, every=1)} kills, 0 unusable states")
+    measured(f"save, {how}, {scenario}: {sweep(saver, scenario, every=1)} kills, 0 unusable states")
 
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("scenario", ["over the same step, with a best", "with pruning"])
-def test_the_same_where_folders_cannot_be_exchanged(saver, scenario, monkeypatch):
+def test_the_same_where_folders_cannot_be_exchanged(saver, scenario, monkeypatch, measured):
     """As on a file system without renameat2's exchange: the next start puts a whole checkpoint into its empty place."""
     monkeypatch.setattr(whole, "_exchanged", lambda one, other: False)
     saver, fingerprint = saver
@@ -160,11 +160,11 @@ def test_the_same_where_folders_cannot_be_exchanged(saver, scenario, monkeypatch
         clear_leftovers(folder)
         require_usable(folder, before, step, best_before, f"{scenario}: {operation} ({number})")
     shutil.rmtree(kept)
-    print(f"\nsave without exchange, {scenario}: {len(operations)} kills, 0 unusable states after a start")
+    measured(f"save without exchange, {scenario}: {len(operations)} kills, 0 unusable states after a start")
 
 
 @pytest.mark.sweep
-def test_every_bit_of_a_manifest_is_found(saver):
+def test_every_bit_of_a_manifest_is_found(saver, measured):
     saver, fingerprint = saver
     shutil.rmtree(saver.output_dir)
     saver.output_dir.mkdir()
@@ -178,11 +178,11 @@ def test_every_bit_of_a_manifest_is_found(saver):
         for bit in range(8):
             manifest.write_bytes(content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :])
             assert verify(checkpoint) is not None, (place, bit)
-    print(f"\nmanifest.json: {8 * len(content)} flipped bits, all found")
+    measured(f"manifest.json: {8 * len(content)} flipped bits, all found")
 
 
 @pytest.mark.sweep
-def test_damage_anywhere_in_any_file_is_found(saver):
+def test_damage_anywhere_in_any_file_is_found(saver, measured):
     """Cut, emptied, longer, gone, and bits flipped over the whole length of each file."""
     saver, fingerprint = saver
     shutil.rmtree(saver.output_dir)
@@ -202,4 +202,4 @@ def test_damage_anywhere_in_any_file_is_found(saver):
             tried += 1
         path.write_bytes(content)
     assert verify(checkpoint) is None
-    print(f"\nfiles of a checkpoint: {tried} damages, all found and named")
+    measured(f"files of a checkpoint: {tried} damages, all found and named")

@@ -38,8 +38,8 @@ def looked(tmp_path, config):
     return json.loads(told[0].splitlines()[-1])
 
 
-def test_two_processes_killed_at_any_file_operation_of_a_save_leave_a_run_that_goes_on(looked):
+def test_two_processes_killed_at_any_file_operation_of_a_save_leave_a_run_that_goes_on(looked, measured):
     assert looked.keys() == SCENARIOS.keys()
     assert min(looked.values()) > 100
     told = ", ".join(f"{name} {count}" for name, count in looked.items())
-    print(f"\nsave of two processes under FSDP2: {sum(looked.values())} places, 0 unusable states ({told})")
+    measured(f"save of two processes under FSDP2: {sum(looked.values())} places, 0 unusable states ({told})")

@@ -5,7 +5,7 @@ from kill_runs import killed_runs, run
 from pile_support import records_of, write_pile
 
 
-def check(engine, tmp_path, reading_set, files: int, kills: int, part_records: int, within: int) -> None:
+def check(engine, tmp_path, reading_set, files: int, kills: int, part_records: int, within: int) -> str:
     pile = write_pile(tmp_path / "pile", files)
     run(engine, pile, tmp_path / "whole", reading_set, part_records)
     whole = records_of(tmp_path / "whole")
@@ -16,11 +16,11 @@ def check(engine, tmp_path, reading_set, files: int, kills: int, part_records: i
 
     finished = killed_runs(work, kills, seed=7, within=within)
     kept = len(records_of(tmp_path / "killed"))
-    print(f"{kills} runs, {finished} of which ended by themselves; {kept} of {len(whole)} records kept of them")
     assert finished < kills
     assert kept > 0
     work()
     assert facts(records_of(tmp_path / "killed")) == facts(whole)
+    return f"pile: {kills} runs, {finished} of which ended by themselves; {kept} of {len(whole)} records kept of them"
 
 
 def facts(records: list[dict]) -> list[dict]:
@@ -36,5 +36,5 @@ def test_a_pile_that_is_killed_goes_on(engine, tmp_path, reading_set):
 
 
 @pytest.mark.sweep
-def test_twenty_kills_over_two_hundred_files(engine, tmp_path, reading_set):
-    check(engine, tmp_path, reading_set, files=200, kills=20, part_records=5, within=120)
+def test_twenty_kills_over_two_hundred_files(engine, tmp_path, reading_set, measured):
+    measured(check(engine, tmp_path, reading_set, files=200, kills=20, part_records=5, within=120))

@@ -47,8 +47,8 @@ def test_a_process_whose_others_never_start_ends_with_one_line(tmp_path, rank):
     assert done.returncode == 1
     ours = [line for line in done.stderr.splitlines() if line.startswith("parsit: ")]
     assert ours == [
-        f"parsit: process {rank} of 2: the others did not come within 1 s: was each of them started, and can they reach "
-        "MASTER_ADDR and MASTER_PORT? (--ddp_timeout)"
+        f"parsit: process {rank} of 2: the others did not come within 1 s: was each of them started, and can they "
+        "reach MASTER_ADDR and MASTER_PORT? (--ddp_timeout)"
     ]
     assert "Traceback" not in done.stderr
     assert rank == 1 or len(done.stderr.splitlines()) == 1, "the second's connection has words of torch's own"

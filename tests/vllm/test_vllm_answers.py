@@ -69,7 +69,7 @@ def greedy_ids(engine):
     return found
 
 
-def test_answers_are_those_of_generate(model_folder, tmp_path):
+def test_answers_are_those_of_generate(model_folder, tmp_path, measured):
     engine = load_engine(model_folder, device="cpu", dtype="float32", batch_size=4)
     ours, theirs = answers(engine), answered_by_vllm(model_folder, tmp_path / "out.json")
     engine.close()
@@ -80,7 +80,7 @@ def test_answers_are_those_of_generate(model_folder, tmp_path):
     assert theirs["flags"] == [list(flags) for flags in ours["flags"]]
     differences = [abs(a - b) for one, other in zip(ours["logprobs"], theirs["logprobs"], strict=True)
                    for a, b in zip(one, other, strict=True)]  # fmt: skip
-    print(f"{len(theirs['ids'])} answers, log-probabilities within {max(differences):.1e}")
+    measured(f"{len(theirs['ids'])} answers, log-probabilities within {max(differences):.1e}")
     assert max(differences) < 1e-4
     assert theirs["drawn"][0] == theirs["drawn"][1], "the same seed draws the same answer"
     assert theirs["schema"] == json.loads(json.dumps(ours["schema"]))
