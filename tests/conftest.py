@@ -31,6 +31,11 @@ hypothesis.settings.load_profile("busy")
 # Files of minutes, longest first. Two processes take whole files; one of these begun last would leave the other process
 # with nothing to do.
 LONG_FILES = [
+    "reliability/test_reliability_saves.py",  # these five in their sweeps
+    "reliability/test_reliability_jobs.py",
+    "reliability/test_reliability_rotation.py",
+    "reliability/test_reliability_resume.py",
+    "reliability/test_reliability_lost_rank.py",
     "packaging/test_packaging_benchmarks.py",
     "cli/test_cli_train.py",
     "train/test_train_distributed.py",
