@@ -45,7 +45,9 @@ FAR = 1_000_000
 
 def start_of(shape: str, folder: Path) -> Path:
     """A model's folder with random weights of a preset's shapes."""
-    architecture = replace(load_architecture(shape), tokenizer="tiny", vision_tower=None, model_name_or_path=None)
+    preset = load_architecture(shape)
+    own = preset.tokenizer or "tiny"  # smol's lies on the Hub
+    architecture = replace(preset, tokenizer=own, vision_tower=None, model_name_or_path=None)
     processor = hf.new_processor(architecture)
     hf.new_model(architecture, processor, 0).save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -91,3 +92,16 @@ def test_the_step_on_a_cpu_is_measured(tmp_path):
     assert names[:2] == ["batch", "step"]
     assert row[:5] == ["4", "x", "64", "parsit", "eager"]
     assert all(float(number.replace(",", "")) > 0 for number in row[5:])
+
+
+@pytest.mark.slow
+def test_what_a_save_stops_is_measured(tmp_path):
+    done = script(
+        "saves.py", "--shapes", "tiny", "--saves", "1", "--steps_between", "1", "--out", str(tmp_path / "out.json")
+    )
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads((tmp_path / "out.json").read_text())
+    assert row["shape"] == "tiny"
+    assert row["bytes"] > 2 * 4 * 2_700_000, "weights and moments of 2.8 million parameters"
+    for name in ("step_s", "async_s", "plain_s", "resume_10_s", "resume_1000000_s"):
+        assert row[name] > 0
