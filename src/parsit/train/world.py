@@ -167,8 +167,8 @@ def _meet(backend: str, rank: int, size: int, timeout: timedelta) -> None:
     except (dist.DistStoreError, dist.DistNetworkError) as error:  # a missing second process; a missing first one
         if "EADDRINUSE" in str(error):
             raise ParsitError(
-                f"process {rank} of {size}: port {os.environ['MASTER_PORT']} is taken by another program, a run on this "
-                "machine perhaps: set MASTER_PORT to another one for all processes (torchrun: --master_port)"
+                f"process {rank} of {size}: port {os.environ['MASTER_PORT']} is taken by another program, perhaps a "
+                "run on this machine: set MASTER_PORT to another one for all processes (torchrun: --master_port)"
             ) from error
         if isinstance(error, dist.DistNetworkError) and "timed out" not in str(error):
             raise  # one that was there is gone
