@@ -1,4 +1,4 @@
-"""The last word of processes that end together: one of them says why, however late another asks."""
+"""The last word of processes that end together, and the word of who started them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from parsit.cli import launch
 from parsit.cli.launch import LastWord
 from parsit.train.world import World
 
@@ -38,3 +39,12 @@ def test_who_asks_after_the_first_process_has_gone_has_not_the_last_word(monkeyp
         assert not words[0].is_mine()
         keeper.communicate("\n")
     assert not words[1].is_mine()
+
+
+def test_a_killed_process_is_named_though_another_ends_before_it(capsys):
+    """Its connections are closed, and the others end because of that, before it has ended."""
+    programs = ("raise SystemExit(1)", "import os, time; time.sleep(1); os.kill(os.getpid(), 9)")
+    running = [subprocess.Popen([sys.executable, "-c", program]) for program in programs]
+    running[0].wait()
+    assert launch._wait(running, [], hang_timeout_s=0) == 1
+    assert "parsit: process 1 was ended by SIGKILL" in capsys.readouterr().err

@@ -29,6 +29,7 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LINGER_S = 5.0
 _ASKED = "parsit/last-word"
 _LAUNCHER = "PARSIT_LAUNCHER"
+LET_END_S = 5.0  # for processes that may be ending by themselves
 _POLL_S = 0.1
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -162,15 +163,18 @@ def _wait(running: list[subprocess.Popen[bytes]], requests: list[float], hang_ti
     # Each is asked each time: the one that failed may stand behind one that waits for it for ever.
     while not any(codes := [process.poll() for process in running]) and None in codes:
         if requests and requests[-1] - requests[0] > SAME_REQUEST_S:
+            _let_end(running)
             _end(running, HURRY_S)
             break
         # Counted, not measured: where this process is stopped too (Ctrl-Z) no time passes.
         stopped_s = [s + _POLL_S if _is_stopped(p.pid) else 0.0 for s, p in zip(stopped_s, running, strict=True)]
         if hang_timeout_s and max(stopped_s) > hang_timeout_s:
             _end_stopped(running, stopped_s.index(max(stopped_s)), hang_timeout_s)
+            _let_end(running)
             break
         time.sleep(_POLL_S)
     else:
+        _let_end(running)
         _tell_killed(running)
     _end(running)
     codes = [process.wait() for process in running]
@@ -205,11 +209,18 @@ def _tell_killed(running: list[subprocess.Popen[bytes]]) -> None:
             print(f"parsit: process {rank} was ended by {signal.Signals(-code).name}{why}", file=sys.stderr)
 
 
-def _end(running: list[subprocess.Popen[bytes]], grace_s: float = GRACE_S) -> None:
-    """Give the others a moment (they may be ending with the same error), then end them."""
-    deadline = time.monotonic() + 5
+def _let_end(running: list[subprocess.Popen[bytes]]) -> None:
+    """Give processes that may be ending a moment for it.
+
+    They may be ending with the same error. And of one that is killed the others hear, and end, before it has ended.
+    """
+    deadline = time.monotonic() + LET_END_S
     while time.monotonic() < deadline and any(process.poll() is None for process in running):
         time.sleep(_POLL_S)
+
+
+def _end(running: list[subprocess.Popen[bytes]], grace_s: float = GRACE_S) -> None:
+    """End those that still run."""
     _signal_all(running, signal.SIGTERM)
     deadline = time.monotonic() + grace_s
     while time.monotonic() < deadline and any(process.poll() is None for process in running):
