@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -167,3 +170,22 @@ def test_workers_are_seeded_from_torch(processor, picture):
 
     assert draws(1) == draws(1)
     assert all(a != b for a, b in zip(draws(1)[0], draws(2)[0], strict=True))
+
+
+# What hands batches over is asked for a file by a process that dies as it asks.
+LOSES_ITS_PARENT = """
+import os, sys
+from multiprocessing import process, resource_sharer
+from multiprocessing.connection import Client
+from parsit.data import loader
+sys.excepthook = loader._tell_but_a_lost_parent
+address, _ = resource_sharer.DupFd(os.dup(1))._id
+Client(address, authkey=process.current_process().authkey).close()
+resource_sharer.stop(timeout=60)
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_says_nothing_of_a_training_process_that_dies_as_it_takes_a_batch():
+    done = subprocess.run([sys.executable, "-c", LOSES_ITS_PARENT], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

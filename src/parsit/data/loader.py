@@ -119,7 +119,7 @@ def _tell_but_a_lost_parent(kind: type[BaseException], error: BaseException, tra
 
     Batches are handed over by a thread of `multiprocessing.resource_sharer`, which tells this hook of what goes wrong.
     """
-    if not isinstance(error, ConnectionError):
+    if not isinstance(error, ConnectionError | EOFError):  # before it had asked, and as it asked
         sys.__excepthook__(kind, error, trace)
 
 

@@ -168,7 +168,7 @@ def _meet(backend: str, rank: int, size: int, timeout: timedelta) -> None:
         if "EADDRINUSE" in str(error):
             raise ParsitError(
                 f"process {rank} of {size}: port {os.environ['MASTER_PORT']} is taken by another program, perhaps a "
-                "run on this machine: set MASTER_PORT to another one for all processes (torchrun: --master_port)"
+                "run on this machine: set MASTER_PORT to another one for all processes"
             ) from error
         if isinstance(error, dist.DistNetworkError) and "timed out" not in str(error):
             raise  # one that was there is gone
