@@ -20,6 +20,7 @@ from kill_support import on_operations
 from test_reliability_saves import require_usable, reset, state, write
 from transformers.utils.logging import disable_progress_bar
 
+from parsit.cli.process import end
 from parsit.config import TrainConfig
 from parsit.train.loop import Run
 from parsit.train.prepare import prepare
@@ -86,3 +87,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    end(0)

@@ -27,6 +27,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from parsit.cli.process import end
 from parsit.config import TrainConfig
 from parsit.files.run_folder import list_checkpoints
 from parsit.train import train
@@ -180,3 +181,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    end(0)

@@ -17,6 +17,7 @@ from parsit.train.strategies.replicas import checksum
 # Runs of two processes, one after the other; the second process moves a number of its own copy before the save.
 TRAIN = """
 import json, sys, torch
+from parsit.cli.process import end
 from parsit.config import TrainConfig
 from parsit.train import train
 from parsit.train.prepare import prepare
@@ -36,6 +37,7 @@ for name, by, more in json.loads(sys.argv[1]):
         print(json.dumps([name, str(error)]), flush=True)
     world.barrier()
 leave()
+end(0)
 """
 
 

@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-from parsit.cli.process import stop_on_sigterm, wait_passively
+from parsit.cli.process import end, stop_on_sigterm, wait_passively
 from parsit.types import ParsitError, UsageError
 
 _SHOWN = 120  # characters of a file's name in a message
@@ -99,4 +99,6 @@ def main() -> None:
         place = f"{name[:_SHOWN]}{'…' if name[_SHOWN:] else ''}: " if name else ""
         print(f"parsit: {place}{error.strerror}", file=sys.stderr)
         code = 1
+    if "RANK" in os.environ:  # one of several that have met, or one as DeepSpeed's engine has it
+        end(code)
     sys.exit(code)
