@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from parsit.parse.lines import split_lines
-from parsit.synth.content import KINDS, make_document
+from parsit.synth.content import DEFAULT_KINDS, make_document
 from parsit.synth.degrade import Degrade, cut, draw_damage, encode, wear
 from parsit.synth.from_pdf import FromPdfSettings, make_from_pdfs
 from parsit.synth.records import make_page, page_kind, page_split
@@ -37,7 +37,11 @@ FONT_PACKAGES = ("fonts-liberation2", "fonts-courier-prime", "fonts-ebgaramond",
 NOT_ENGLISH = re.compile(r"[-._](?!en\b)[a-z]{2}([-_][A-Za-z]{2})?(-a4)?$|^mon_premier_doc$")
 STYLES = ("-Regular", "-Bold", "-Italic")
 DPI = 150
-LINE_SETS: dict[str, Degrade] = {"lines-clean": "none", "lines-degraded": "full"}
+LINE_SETS: dict[str, tuple[Degrade, tuple[str, ...]]] = {
+    "lines-clean": ("none", DEFAULT_KINDS),
+    "lines-degraded": ("full", DEFAULT_KINDS),
+    "lines-manual": ("light", ("manual",)),
+}
 PAGE_SETS: dict[str, Degrade] = {"pages-clean": "none", "pages-degraded": "full"}
 SETS = (*LINE_SETS, "lines-fonts", *PAGE_SETS, "pages-pdf")
 
@@ -61,7 +65,7 @@ def build(folder: Path, names: Sequence[str], lines: int, pages: int, seed: int)
             continue
         (folder / name).mkdir(parents=True, exist_ok=True)
         if name in LINE_SETS:
-            items = synthetic_lines(folder / name, lines, LINE_SETS[name], seed)
+            items = synthetic_lines(folder / name, lines, *LINE_SETS[name], seed)
         elif name in PAGE_SETS:
             items = synthetic_pages(folder / name, pages, PAGE_SETS[name], seed)
         elif name == "lines-fonts":
@@ -88,12 +92,12 @@ def held_out_numbers(settings: SynthSettings, kind: str) -> Iterator[int]:
             yield number
 
 
-def synthetic_lines(folder: Path, count: int, level: Degrade, seed: int) -> Iterator[Item]:
+def synthetic_lines(folder: Path, count: int, level: Degrade, kinds: tuple[str, ...], seed: int) -> Iterator[Item]:
     """Crops of pages, cut as `parsit parse` cuts them (`parsit data synth --cut reader`), equally many of each kind."""
-    settings = SynthSettings(folder, 1, seed, unit="line", cut="reader", degrade=level)
-    for kind in KINDS:
+    settings = SynthSettings(folder, 1, seed, kinds=kinds, unit="line", cut="reader", degrade=level)
+    for kind in kinds:
         made = (item for number in held_out_numbers(settings, kind) for item in crops(settings, number, kind))
-        yield from itertools.islice(made, count // len(KINDS))
+        yield from itertools.islice(made, count // len(kinds))
 
 
 def crops(settings: SynthSettings, number: int, kind: str) -> Iterator[Item]:
@@ -134,9 +138,9 @@ def drawn(text: str, font: ImageFont.FreeTypeFont) -> Image.Image:
 def synthetic_pages(folder: Path, count: int, level: Degrade, seed: int) -> Iterator[Item]:
     """Whole pages at 150 dpi, equally many of each kind, without formulas: their text has no agreed plain form."""
     settings = SynthSettings(folder, 1, seed, degrade=level)
-    for kind in KINDS:
+    for kind in DEFAULT_KINDS:
         made = (synthetic_page(settings, number, kind) for number in held_out_numbers(settings, kind))
-        yield from itertools.islice((item for item in made if item), count // len(KINDS))
+        yield from itertools.islice((item for item in made if item), count // len(DEFAULT_KINDS))
 
 
 def synthetic_page(settings: SynthSettings, number: int, kind: str) -> Item | None:

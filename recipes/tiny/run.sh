@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# parsit-tiny from nothing, one stage a call: recipes/tiny/run.sh pdfs | fonts | crops | precision | tower | reader | wider | scores
+# parsit-tiny from nothing, one stage a call: recipes/tiny/run.sh pdfs | fonts | crops | precision | tower | reader | wider | manuals | scores
 # What each does and costs: README.md beside this file. A stage of training goes on where it was stopped.
 set -euo pipefail
 
@@ -55,6 +55,9 @@ crops() {
   local lines=(--unit line --workers "${WORKERS:-1}" --overwrite)
   "$PARSIT" data synth --out "$DIR/data/synth" --pages "${PAGES:-2500}" --cut reader --seed 11 "${lines[@]}"
   "$PARSIT" data synth --out "$DIR/data/fonts" --pages "${PAGES:-2500}" --cut reader --seed 31 --fonts "$DIR/fonts" "${lines[@]}"
+  "$PARSIT" data synth --out "$DIR/data/more" --pages "${MORE_PAGES:-1500}" --cut reader --seed 41 --fonts "$DIR/fonts" "${lines[@]}"
+  "$PARSIT" data synth --out "$DIR/data/manuals" --kinds manual --pages "${MANUAL_PAGES:-1800}" --cut reader --seed 51 \
+    --fonts "$DIR/fonts" "${lines[@]}"
   "$PARSIT" data from-pdf "$DIR/pdfs/train" --out "$DIR/data/pdf" --degrade light --pages_per_pdf "${PER_PDF:-14}" \
     --seed 5 --validation_fraction 0.03 --test_fraction 0 "${lines[@]}"
   "$PARSIT" data from-pdf "$DIR/pdfs/held-out" --out "$DIR/data/held-out" --dpi 150 --pages_per_pdf 2 \
@@ -65,11 +68,14 @@ precision() {
   "$PYTHON" "$HERE/choose_precision.py" --data "$DIR/data/synth/train.jsonl" > "$DIR/bf16"
 }
 
-train() { # SET PRESET FLAGS: on synthetic crops of one set and those of PDFs, in the precision that was chosen
-  local synthetic=$DIR/data/$1
+train() { # "SETS" PRESET FLAGS: on these sets of crops and those of PDFs, in the precision that was chosen
+  local set train=() validation=()
+  for set in $1 pdf; do
+    train+=("$DIR/data/$set/train.jsonl")
+    validation+=("$DIR/data/$set/validation.jsonl")
+  done
   shift
-  "$PARSIT" train "$@" --data "$synthetic/train.jsonl" "$DIR/data/pdf/train.jsonl" \
-    --eval_data "$synthetic/validation.jsonl" "$DIR/data/pdf/validation.jsonl" --max_eval_samples 256 \
+  "$PARSIT" train "$@" --data "${train[@]}" --eval_data "${validation[@]}" --max_eval_samples 256 \
     --bf16 "$(cat "$DIR/bf16")" --save_steps 250 --eval_steps 500
 }
 
@@ -87,15 +93,20 @@ wider() {
     --max_steps "${WIDER_STEPS:-7000}" --mm_vision_tower_lr 1.5e-3 --warmup_steps 300
 }
 
+manuals() {
+  train "fonts more manuals" tiny/scratch --model_name_or_path "$DIR/wider" --output_dir "$DIR/manuals" --learning_rate 2e-3 \
+    --max_steps "${MANUALS_STEPS:-7000}" --mm_vision_tower_lr 1.5e-3 --warmup_steps 300
+}
+
 scores() {
   for lines in synth/test held-out/train; do
-    "$PARSIT" eval "${MODEL:-$DIR/wider}" --data "$DIR/data/$lines.jsonl" --max_new_tokens 96 \
+    "$PARSIT" eval "${MODEL:-$DIR/manuals}" --data "$DIR/data/$lines.jsonl" --max_new_tokens 96 \
       --out "$DIR/scores/${lines%/*}"
   done
 }
 
 case ${1:-} in
-  pdfs | fonts | crops | precision | tower | reader | wider | scores) "$1" ;;
+  pdfs | fonts | crops | precision | tower | reader | wider | manuals | scores) "$1" ;;
   *)
     sed -n '2,3s/^# //p' "$0" >&2
     exit 2

@@ -37,7 +37,9 @@ def folder(quality, tmp_path_factory):
     sets = quality.quality_sets
     for name in ("lines-clean", "pages-clean"):
         (folder / name).mkdir()
-    sets.write(folder / "lines-clean", sets.synthetic_lines(folder / "lines-clean", 12, "none", seed=3))
+    sets.write(
+        folder / "lines-clean", sets.synthetic_lines(folder / "lines-clean", 12, *sets.LINE_SETS["lines-clean"], 3)
+    )
     settings = SynthSettings(folder / "pages-clean", 1, seed=3)
     number = next(sets.held_out_numbers(settings, "receipt"))
     sets.write(folder / "pages-clean", [sets.synthetic_page(settings, number, "receipt")])

@@ -40,7 +40,7 @@ def stage(folder: Path, name: str, **environment: str) -> subprocess.CompletedPr
 def test_a_stage_that_does_not_exist_is_answered_with_those_that_do(tmp_path):
     result = stage(tmp_path, "everything")
     assert result.returncode == 2
-    assert "pdfs | fonts | crops | precision | tower | reader | wider | scores" in result.stderr
+    assert "pdfs | fonts | crops | precision | tower | reader | wider | manuals | scores" in result.stderr
 
 
 @pytest.mark.slow
@@ -54,8 +54,9 @@ def test_the_stages_follow_each_other(tmp_path):
     (tmp_path / "fonts").mkdir()
     shutil.copy(fonts / "DejaVuSerif.ttf", tmp_path / "fonts")
     (tmp_path / "bf16").write_text("false\n")  # measuring it takes longer than all the stages
-    small = {"PAGES": "60", "TOWER_STEPS": "2", "READER_STEPS": "2", "WIDER_STEPS": "2"}
-    for name in ("crops", "tower", "reader", "wider", "scores"):
+    small = {"PAGES": "60", "MORE_PAGES": "20", "MANUAL_PAGES": "20"}
+    small |= {"TOWER_STEPS": "2", "READER_STEPS": "2", "WIDER_STEPS": "2", "MANUALS_STEPS": "2"}
+    for name in ("crops", "tower", "reader", "wider", "manuals", "scores"):
         result = stage(tmp_path, name, **small)
         assert result.returncode == 0, (name, result.stderr[-2000:])
     for lines in ("synth", "held-out"):

@@ -6,14 +6,16 @@ import json
 import re
 from contextlib import suppress
 from datetime import date, datetime
+from pathlib import Path
 from random import Random
 
 import pytest
 
 from parsit.synth.content import KINDS, check_kinds, make_document
 from parsit.synth.sentences import article, plural
+from parsit.synth.settings import SynthSettings
 from parsit.synth.split import Fractions, Texts, normalise
-from parsit.synth.tree import ListBlock, PageTree, Paragraph, flat_blocks, leaves
+from parsit.synth.tree import ListBlock, PageTree, Paragraph, Table, flat_blocks, leaves
 from parsit.synth.truth import questions, to_fields, to_markdown
 from parsit.synth.words import CHARACTERS
 from parsit.types import UsageError
@@ -61,7 +63,17 @@ def test_no_field_name_is_used_twice_and_cells_hold_no_pipe(kind: str):
         fields = json.loads(to_fields(document), object_pairs_hook=lambda pairs: pairs)
         names = [name for name, _ in fields]
         assert len(names) == len(set(names))
-        assert "|" not in "".join(leaf.text for leaf in leaves(document))
+        tables = [block for block in flat_blocks(document) if isinstance(block, Table)]
+        assert "|" not in "".join(cell for table in tables for row in table.rows for cell in row)
+
+
+def test_a_manual_prints_every_character_of_a_keyboard():
+    printed = {char for document in documents("manual", 100) for leaf in leaves(document) for char in leaf.text}
+    assert printed >= set(map(chr, range(33, 127))) | set("—‘’…©")
+
+
+def test_a_seed_gives_the_pages_that_it_gave():
+    assert SynthSettings(Path("set"), 1).kinds == ("letter", "invoice", "report", "table", "form", "receipt")
 
 
 def test_sentences_and_pages_belong_to_one_split():

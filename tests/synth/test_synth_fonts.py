@@ -10,10 +10,13 @@ from random import Random
 import matplotlib
 import pypdfium2
 import pytest
+from fontTools.feaLib.builder import addOpenTypeFeaturesFromString
+from fontTools.ttLib import TTFont
 
 from parsit.synth import SynthSettings, synthesise
 from parsit.synth.content import KINDS, make_document
 from parsit.synth.fonts import FAMILIES, MONOSPACED, families_in, in_a_family_of
+from parsit.synth.records import drawn
 from parsit.synth.render import render, to_pdf
 from parsit.synth.split import Fractions, Texts
 from parsit.synth.tree import leaves
@@ -94,3 +97,18 @@ def test_folders_without_a_font_are_refused(folder, tmp_path):
         with pytest.raises(InputError, match=words):
             synthesise(SynthSettings(tmp_path / "set", 1, fonts=(str(place),)))
     assert not (tmp_path / "set").exists()
+
+
+def test_a_page_that_a_font_draws_with_other_signs_is_set_in_one_of_ours(tmp_path):
+    """As fonts of code do, where `...` is a wide glyph after two empty ones, by rules that are on whatever one asks."""
+    font = TTFont(SHIPPED / "DejaVuSans.ttf")
+    addOpenTypeFeaturesFromString(font, "feature ccmp { sub period' period by space; } ccmp;")
+    (tmp_path / "fonts").mkdir()
+    font.save(tmp_path / "fonts" / "dots.ttf")
+    settings = SynthSettings(tmp_path / "set", 12, kinds=("manual",), fonts=(str(tmp_path / "fonts"),), tasks=("read",))
+    texts = Texts(settings.fractions, "train")
+    made = [make_document("manual", Random(f"dots/{number}"), texts) for number in range(40)]
+    for with_dots in (True, False):
+        chosen = [one for one in made if with_dots == any("..." in leaf.text for leaf in leaves(one))]
+        fonts = {drawn(settings, one, Random(draw)).document.style.font for one in chosen for draw in range(3)}
+        assert ("DejaVu Sans" in fonts) == (not with_dots)

@@ -39,7 +39,7 @@ def synth(argv: list[str]) -> int:
 
 def parse_synth(argv: list[str]) -> SynthSettings:
     """The options of `parsit data synth`."""
-    from parsit.synth.content import KINDS
+    from parsit.synth.content import DEFAULT_KINDS, KINDS
     from parsit.synth.crops import CUTS
     from parsit.synth.settings import SynthSettings
 
@@ -48,7 +48,7 @@ def parse_synth(argv: list[str]) -> SynthSettings:
     option("--out", metavar="DIR", required=True, help="folder to make; must not exist")
     option("--pages", type=int, required=True, metavar="N", help="number of pages to typeset")
     option("--seed", type=int, default=0, metavar="S", help="the same seed gives the same bytes")
-    option("--kinds", default=",".join(KINDS), metavar="LIST", help="kinds of documents, separated by commas")
+    option("--kinds", default=",".join(DEFAULT_KINDS), metavar="LIST", help=f"kinds of documents ({', '.join(KINDS)})")
     option("--unit", choices=("page", "line"), default="page", help="whole pages, or short crops of their lines")
     option("--tasks", default="read,fields,qa", metavar="LIST", help="records per page (unit page): read,fields,qa")
     option("--dpi", default="96-200", metavar="LOW-HIGH", help="range of resolutions")

@@ -20,7 +20,7 @@ from parsit.synth.degrade import cut, draw_damage, encode, wear
 from parsit.synth.fonts import families_in, in_a_family_of
 from parsit.synth.omnidocbench import page_truth
 from parsit.synth.page_image import PageImage
-from parsit.synth.render import Glyph, RenderedPage, render
+from parsit.synth.render import Glyph, OtherGlyphsError, RenderedPage, render
 from parsit.synth.settings import TASKS, SynthSettings, Task
 from parsit.synth.split import SplitName, Texts
 from parsit.synth.tree import PageTree
@@ -62,9 +62,7 @@ def make_page(settings: SynthSettings, folder: Path, number: int) -> PageResult:
     noise_rng = np.random.default_rng([settings.seed, number])
     kind = page_kind(settings, number)
     document = make_document(kind, rng, texts)
-    if settings.fonts:
-        document = in_a_family_of(families_in(settings.fonts), document, rng)
-    page = render(document, rng.randint(*settings.dpi), settings.fonts)
+    page = drawn(settings, document, rng)
     if settings.unit == "line":
         return PageResult(
             number, kind, split, tuple(line_records(settings, folder, number, page, texts, rng, noise_rng))
@@ -73,6 +71,23 @@ def make_page(settings: SynthSettings, folder: Path, number: int) -> PageResult:
     lines = tuple(page_records(settings, number, page, image, texts, rng))
     truth = json.dumps(page_truth(page, image), ensure_ascii=False) if settings.omnidocbench else ""
     return PageResult(number, kind, split, lines, truth)
+
+
+def drawn(settings: SynthSettings, document: PageTree, rng: Random) -> RenderedPage:
+    """The page in a family of `settings.fonts`, if there are any; in its own where that one draws other glyphs.
+
+    A font of code may draw `!=` as one sign, which is not what the page's text says.
+    """
+    if not settings.fonts:
+        return render(document, rng.randint(*settings.dpi))
+    other = in_a_family_of(families_in(settings.fonts), document, rng)
+    dpi = rng.randint(*settings.dpi)
+    try:
+        return render(other, dpi, settings.fonts)
+    except OtherGlyphsError:
+        if other.style.font == document.style.font:
+            raise
+        return render(document, dpi)
 
 
 def page_split(settings: SynthSettings, number: int) -> SplitName:

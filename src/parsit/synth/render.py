@@ -92,8 +92,16 @@ def open_on_one_page(document: PageTree, fonts: tuple[str, ...] = ()) -> tuple[P
     raise AssertionError(f"a {document.kind} does not fit on one page at {document.style.size_pt:.1f} pt")
 
 
+class OtherGlyphsError(ValueError):
+    """The page does not show each character of its text: the font draws some of them together, or not at all."""
+
+
 def render(document: PageTree, dpi: int, fonts: tuple[str, ...] = ()) -> RenderedPage:
-    """Set a document and draw its page at `dpi`; `fonts` are folders of fonts besides our own."""
+    """Set a document and draw its page at `dpi`; `fonts` are folders of fonts besides our own.
+
+    Raises:
+        OtherGlyphsError: the document's font draws something else than its text.
+    """
     document, pdf = open_on_one_page(document, fonts)
     page = pdf[0]
     try:
@@ -131,7 +139,11 @@ def page_glyphs(page: pypdfium2.PdfPage, dpi: int) -> list[Glyph]:
 
 
 def align(document: PageTree, glyphs: list[Glyph]) -> tuple[tuple[PlacedLeaf, ...], tuple[tuple[Glyph, ...], ...]]:
-    """Give each leaf and each formula its glyphs, and make sure that the page shows the document's text alone."""
+    """Give each leaf and each formula its glyphs, and make sure that the page shows the document's text alone.
+
+    Raises:
+        OtherGlyphsError: it does not.
+    """
     expected = leaves(document)
     printed = "".join(glyph.text for glyph in glyphs)
     assert len(printed) == len(glyphs), "a glyph with several characters"
@@ -145,8 +157,10 @@ def align(document: PageTree, glyphs: list[Glyph]) -> tuple[tuple[PlacedLeaf, ..
             continue
         text = "".join(leaf.text.split())
         found = printed[position : position + len(text)]
-        assert found == text, f"{document.kind}: the page shows {found!r} where the document says {text!r}"
+        if found != text:
+            raise OtherGlyphsError(f"{document.kind}: the page shows {found!r} where the document says {text!r}")
         placed.append(PlacedLeaf(leaf.text, tuple(glyphs[position : position + len(text)])))
         position += len(text)
-    assert position == len(printed), f"{document.kind}: the page shows {printed[position:]!r} after its last text"
+    if position != len(printed):
+        raise OtherGlyphsError(f"{document.kind}: the page shows {printed[position:]!r} after its last text")
     return tuple(placed), tuple(formulas)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from parsit.synth.content import KINDS, check_kinds
+from parsit.synth.content import DEFAULT_KINDS, check_kinds
 from parsit.synth.crops import CUTS, Cut
 from parsit.synth.degrade import Degrade
 from parsit.synth.split import Fractions
@@ -26,7 +26,7 @@ class SynthSettings:
     out: Path
     pages: int
     seed: int = 0
-    kinds: tuple[str, ...] = tuple(KINDS)
+    kinds: tuple[str, ...] = DEFAULT_KINDS
     unit: Unit = "page"
     tasks: tuple[Task, ...] = TASKS
     dpi: tuple[int, int] = (96, 200)

@@ -1,13 +1,13 @@
 """Word lists for synthetic documents: names, places, companies, products and the parts of sentences.
 
-Decides to stay within `CHARACTERS`: printable ASCII and some thirty characters that documents in
+Decides to stay within `CHARACTERS`: printable ASCII and some thirty others that documents in
 English, German and French use. Lists are long enough that two pages rarely look alike; that the
 sentences mean little is the price.
 """
 
 from __future__ import annotations
 
-CHARACTERS = frozenset(map(chr, range(32, 127))) | frozenset("éèêëàâäáçîïíñôöóùûüúßÉÖÜÄÇ€£§°±×–“”’•½²…")
+CHARACTERS = frozenset(map(chr, range(32, 127))) | frozenset("éèêëàâäáçîïíñôöóùûüúßÉÖÜÄÇ€£§°±×–—‘“”’•½²…©")
 
 
 def split_words(text: str) -> tuple[str, ...]:
