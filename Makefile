@@ -138,7 +138,7 @@ bench-quality: setup $(RAPIDOCR)/.ready  ## the same lines and pages read by MOD
 	$(BIN)/python benchmarks/quality.py --tesseract --rapidocr $(RAPIDOCR)/bin/python $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 test-reliability: setup  ## what is killed, filled, flipped and cut short, at every place (docs/reliability.md)
-	$(BIN)/python -m pytest $(TWO_AT_A_TIME) -q -m '(sweep or not gpu) and not ray' tests/reliability tests/scale tests/cli/test_cli_train_processes.py
+	$(BIN)/python -m pytest $(TWO_AT_A_TIME) -q -m '(sweep or not gpu) and not ray' tests/reliability tests/scale/test_scale_kills.py tests/cli/test_cli_train_processes.py
 
 fuzz: setup  ## ten minutes of broken records, images and mixtures: only named errors may come out
 	$(BIN)/python tests/fuzz_data.py --minutes 10
