@@ -99,6 +99,7 @@ def test_folders_without_a_font_are_refused(folder, tmp_path):
     assert not (tmp_path / "set").exists()
 
 
+@pytest.mark.slow
 def test_a_page_that_a_font_draws_with_other_signs_is_set_in_one_of_ours(tmp_path):
     """As fonts of code do, where `...` is a wide glyph after two empty ones, by rules that are on whatever one asks."""
     font = TTFont(SHIPPED / "DejaVuSans.ttf")

@@ -27,9 +27,9 @@ HURRY_S = 3.0
 SAME_REQUEST_S = 2.0
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LINGER_S = 5.0
+LET_END_S = 5.0  # for processes that may be ending by themselves
 _ASKED = "parsit/last-word"
 _LAUNCHER = "PARSIT_LAUNCHER"
-LET_END_S = 5.0  # for processes that may be ending by themselves
 _POLL_S = 0.1
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
