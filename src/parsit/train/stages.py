@@ -7,6 +7,7 @@ and no paths of the machine, so that it may be published.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import fields
 from pathlib import Path, PurePath
 from typing import Any
@@ -73,14 +74,20 @@ def _loss_of(state: TrainState) -> float | None:
 
 
 def files_of(data: DataSet) -> list[dict[str, Any]]:
-    """The data's files by name, with how many samples and tokens of each an epoch has."""
+    """The data's files by name, with how many samples and tokens of each an epoch has.
+
+    Files of one name (each set of `parsit data synth` has a train.jsonl) are told apart by their folders' names.
+    """
     assert isinstance(data.samples, SampleStore), "a run's data lies in files"
+    paths = [file.data.path for file in data.samples.files]
+    often = Counter(path.name for path in paths)
+    names = [f"{path.resolve().parent.name}/{path.name}" if often[path.name] > 1 else path.name for path in paths]
     numbers, count = data.samples.file_numbers, len(data.samples.files)
     samples = np.bincount(numbers, minlength=count)
     tokens = np.bincount(numbers, weights=data.num_tokens, minlength=count)
     return [
-        {"file": file.data.path.name, "samples": int(samples[number]), "tokens": int(tokens[number])}
-        for number, file in enumerate(data.samples.files)
+        {"file": name, "samples": int(samples[number]), "tokens": int(tokens[number])}
+        for number, name in enumerate(names)
     ]
 
 
