@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from parsit.parse.lines import split_lines
+from parsit.parse.reader import MAX_LINE_ASPECT
 from parsit.synth.content import DEFAULT_KINDS, make_document
 from parsit.synth.degrade import Degrade, cut, draw_damage, encode, wear
 from parsit.synth.from_pdf import FromPdfSettings, make_from_pdfs
@@ -107,14 +108,19 @@ def crops(settings: SynthSettings, number: int, kind: str) -> Iterator[Item]:
 
 
 def other_fonts(folder: Path, count: int, seed: int) -> Iterator[Item]:
-    """The texts of `lines-clean` that are ASCII, in fonts that `synth` lacks, 8 to 13 points at 96 to 200 dpi."""
+    """The texts of `lines-clean` that are ASCII, in fonts that `synth` lacks, 8 to 13 points at 96 to 200 dpi.
+
+    In a wide font a text may be wider than `parsit parse` lets a crop be: then its end is left out.
+    """
     build(folder, ["lines-clean"], count, 0, seed)
     files = [file for package in FONT_PACKAGES for file in font_files(unpacked(folder / "packages", package))]
     texts = [item.text for item in read(folder / "lines-clean") if item.text.isascii()]
     rng = Random(f"{seed}/fonts")
     for number, text in enumerate(itertools.islice(itertools.cycle(texts), count)):
         file = files[number % len(files)]
-        picture = drawn(text, ImageFont.truetype(str(file), round(rng.uniform(8, 13) * rng.randint(96, 200) / 72)))
+        font = ImageFont.truetype(str(file), round(rng.uniform(8, 13) * rng.randint(96, 200) / 72))
+        while (picture := drawn(text, font)).width > MAX_LINE_ASPECT * picture.height:
+            text = text[:-1].rstrip()
         picture.save(folder / "lines-fonts" / f"{number:04}.png")
         yield Item(f"{number:04}.png", text, file.stem.split("-")[0].rstrip("0123456789"))
 
