@@ -39,6 +39,11 @@ def ink_mask(image: Image.Image) -> Mask:
     return contrast > max(MIN_CONTRAST, 5 * _noise(contrast))
 
 
+def print_mask(image: Image.Image) -> Mask:
+    """The ink that lines are made of: no specks, no ruling lines."""
+    return without_rules(without_specks(ink_mask(image)))
+
+
 def is_blank(image: Image.Image) -> bool:
     """Whether a page holds nothing to read: no mark with more ink than dust, streaks and noise have.
 

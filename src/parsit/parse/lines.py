@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from parsit.parse.ink import MIN_INK_IN_WINDOW, Mask, ink_mask, without_rules, without_specks
+from parsit.parse.ink import MIN_INK_IN_WINDOW, Mask, print_mask
 from parsit.parse.spans import Span, extent, length, overlaps, runs
 
 # In line heights:
@@ -95,9 +95,13 @@ def line_pieces(image: Image.Image, *, max_aspect: float | None = None) -> list[
         Pieces whose boxes are inside the image with a little paper around the ink; no lines for an
         empty page.
     """
-    ink = without_rules(without_specks(ink_mask(image)))
+    return pieces_of_print(print_mask(image), max_aspect=max_aspect)
+
+
+def pieces_of_print(ink: Mask, *, max_aspect: float | None = None) -> list[tuple[Piece, ...]]:
+    """`line_pieces` of a page whose `print_mask` is at hand."""
     page = _Region(ink, 0, 0, _line_height(ink)).cut((0, ink.shape[0]), (0, ink.shape[1]))
-    return [_padded(line, image.size, max_aspect) for line in _lines(page)]
+    return [_padded(line, (ink.shape[1], ink.shape[0]), max_aspect) for line in _lines(page)]
 
 
 def _padded(line: _Region, page_size: tuple[int, int], max_aspect: float | None) -> tuple[Piece, ...]:

@@ -8,8 +8,9 @@ from time import perf_counter
 
 from PIL import Image
 
-from parsit.parse.lines import Box, line_pieces
+from parsit.parse.lines import Box, pieces_of_print
 from parsit.parse.pages import PageError, PageFile, PageImage
+from parsit.parse.skew import StraightPage, straighten
 from parsit.parse.upright import hangs, ought_to_stand
 from parsit.types import Generation, Line, Page, joined_confidence
 
@@ -132,23 +133,26 @@ def failed_page(error: PageError) -> OpenPage:
 def page_of(drawn: PageImage, max_line_aspect: float | None) -> OpenPage:
     """A picture cut into what is read in one go; see `open_page`."""
     page = OpenPage(drawn.number, drawn.image.size, drawn.flags)
-    page.units = _units(page, drawn, max_line_aspect)
-    page.hangs = bool(page.units) and hangs(drawn.image)
+    if "blank" in drawn.flags:
+        return page
+    if max_line_aspect is None:
+        page.units = [Unit(page, 0, drawn.image, box=None)]
+        page.hangs = hangs(drawn.image)
+    else:
+        straight = straighten(drawn.image)
+        page.units = _pieces(page, straight, max_line_aspect)
+        page.hangs = hangs(straight.image, straight.ink)
+        page.flags += () if page.units else ("no_lines",)
     page.image = drawn.image if page.hangs else None
     return page
 
 
-def _units(page: OpenPage, drawn: PageImage, max_line_aspect: float | None) -> list[Unit]:
-    if "blank" in drawn.flags:
-        return []
-    if max_line_aspect is None:
-        return [Unit(page, 0, drawn.image, box=None)]
-    lines = line_pieces(drawn.image, max_aspect=max_line_aspect)
-    if not lines:
-        page.flags += ("no_lines",)
+def _pieces(page: OpenPage, straight: StraightPage, max_line_aspect: float) -> list[Unit]:
+    """The pieces of a page's lines as they are on the straight page; their boxes are on the page that was drawn."""
+    lines = pieces_of_print(straight.ink, max_aspect=max_line_aspect)
     pieces = [(piece.box, piece.ends_word, piece is line[-1]) for line in lines for piece in line]
     return [
-        Unit(page, number, drawn.image.crop(box), box, ends_line, ends_word)
+        Unit(page, number, straight.image.crop(box), straight.found_box(box), ends_line, ends_word)
         for number, (box, ends_word, ends_line) in enumerate(pieces)
     ]
 
