@@ -23,6 +23,7 @@ MIN_CONTRAST = 24  # grey levels of 255; light grey print has about 50, show-thr
 WINDOW = 8
 MIN_INK_IN_WINDOW = 10
 RULE_SHARE = 0.05  # of the page's width: a straight run of ink this long is a ruling line, no glyph
+RULE_HEIGHT = 4  # pixels; at 150 dpi a line of 1 pt, blurred. Stems of small print (8 pt at 100 dpi) are 6 high
 RULE_FILL = 0.9  # of such a run is ink; the rest is noise
 EDGE_SHARE = 0.02  # of the page's shorter side: shadows at the edge of a scan are not looked at
 
@@ -66,15 +67,30 @@ def without_specks(ink: Mask) -> Mask:
 def without_rules(ink: Mask) -> Mask:
     """The ink less ruling lines: long straight runs and the pixel beside them, where their edge is blurred.
 
-    Upright runs must be twice as long: the l of a title is long, too.
+    Upright runs must be twice as long: the l of a title is long, too. Runs across are thin, or solid as bars are: a row
+    through letters that are blurred into one another has no gaps either, but stems stand on it, with gaps between.
     """
     length = max(40, round(RULE_SHARE * ink.shape[1]))
-    return ink & ~on_rules(ink, length, 2 * length)
+    solid = _runs_down(ink, RULE_HEIGHT)
+    is_high = _drawn_down(_runs_down(solid, 2), RULE_HEIGHT + 1)
+    bars = _drawn_down(_on_long_runs(solid, 2 * length), RULE_HEIGHT)
+    return ink & ~(_on_long_runs(ink & ~is_high, length) | bars | _on_long_runs(ink.T, 2 * length).T)
 
 
 def on_rules(ink: Mask, across: int, upright: int) -> Mask:
     """Where ink is on or beside a straight run of at least so many pixels, across or upright."""
     return _on_long_runs(ink, across) | _on_long_runs(ink.T, upright).T
+
+
+def _runs_down(ink: Mask, height: int) -> Mask:
+    """bool[height of ink - height + 1, width]: where so many pixels of ink begin, one below the other."""
+    rows = max(0, len(ink) - height + 1)
+    return np.logical_and.reduce([ink[row : row + rows] for row in range(height)])
+
+
+def _drawn_down(starts: Mask, height: int) -> Mask:
+    """Every pixel of the runs that `_runs_down` gives the beginnings of."""
+    return np.logical_or.reduce([np.pad(starts, ((row, height - 1 - row), (0, 0))) for row in range(height)])
 
 
 def _noise(contrast: NDArray[np.int16]) -> float:

@@ -38,6 +38,7 @@ MIN_HEIGHT = 4  # pixels; what is lower is not counted when the page's line heig
 VALLEY = 0.4  # of the lower peak beside it: what ink may lie between two lines that touch
 NEAR_LIMIT = 0.6  # of the widest line: where the search for a gap to cut at begins
 FAR_LIMIT = 0.25  # and how far back it goes for one between words, where that window lies in a long word
+HALF_A_WORD = 1.35  # line heights, three letters: where gaps are further apart, most of them are between words
 WORD_GAP = (0.15, 0.3)  # line heights: a gap of the first or less parts no words, of more than the second always
 
 
@@ -233,10 +234,12 @@ def _place_to_cut(profile: NDArray[np.int_], max_width: int, word_gap: float) ->
 def _word_gap(line: _Region) -> float:
     """More empty columns than that part two words: half as many again as the line's usual gap, between letters, has.
 
-    Within limits: where letters touch, the usual gap is between words.
+    Within limits. Where letters touch, as in blurred print, the usual gap is between words: gaps are few then.
     """
-    gaps = [length(gap) for gap in runs(~line.ink.any(axis=0))] or [0]
     least, most = (share * line.line_height for share in WORD_GAP)
+    gaps = [length(gap) for gap in runs(~line.ink.any(axis=0))]
+    if len(gaps) * HALF_A_WORD * line.line_height < line.ink.shape[1]:
+        return least
     return min(max(1.5 * float(np.median(gaps)), least), most)
 
 

@@ -42,12 +42,13 @@ class Rotation:
     slope: float
 
     def straight_image(self, image: Image.Image) -> Image.Image:
-        """The straight page of an RGB image; what is added around it has the colour of its paper."""
+        """The straight page of an RGB image; around it the colours of the page's edge go on."""
         (cos, sin), (left, top) = self._direction, self._corner
-        back = (cos, -sin, cos * left - sin * top, sin, cos, sin * left + cos * top)
-        paper = np.median(np.asarray(image)[::8, ::8].reshape(-1, 3), axis=0)
-        how = (Image.Transform.AFFINE, back, Image.Resampling.BICUBIC)
-        return image.transform(self._straight_size, *how, fillcolor=tuple(paper.astype(int).tolist()))
+        (found_w, found_h), (width, height) = self.size, self._straight_size
+        margin = max(width - found_w, height - found_h, 1)
+        wide = Image.fromarray(np.pad(np.asarray(image), ((margin, margin), (margin, margin), (0, 0)), mode="edge"))
+        back = (cos, -sin, cos * left - sin * top + margin, sin, cos, sin * left + cos * top + margin)
+        return wide.transform((width, height), Image.Transform.AFFINE, back, Image.Resampling.BICUBIC)
 
     def shown(self) -> Mask:
         """bool[height, width] of the straight page: where it shows the page that was found."""
