@@ -8,6 +8,8 @@ shows as its outline, or inverted.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -28,6 +30,17 @@ RULE_FILL = 0.9  # of such a run is ink; the rest is noise
 EDGE_SHARE = 0.02  # of the page's shorter side: shadows at the edge of a scan are not looked at
 
 
+class Print(NamedTuple):
+    """What a page's ink is, bool[height, width] each: letters (and figures), ruling lines across and upright ones.
+
+    Of a ruling line the pixel beside it is part, where its edge is blurred.
+    """
+
+    letters: Mask
+    across: Mask
+    upright: Mask
+
+
 def ink_mask(image: Image.Image) -> Mask:
     """bool[height, width]: True where a pixel differs clearly from the paper around it."""
     grey = np.asarray(image.convert("L"), dtype=np.int16)
@@ -40,9 +53,9 @@ def ink_mask(image: Image.Image) -> Mask:
     return contrast > max(MIN_CONTRAST, 5 * _noise(contrast))
 
 
-def print_mask(image: Image.Image) -> Mask:
-    """The ink that lines are made of: no specks, no ruling lines."""
-    return without_rules(without_specks(ink_mask(image)))
+def printed(image: Image.Image) -> Print:
+    """What is printed on a page; see `parted`."""
+    return parted(without_specks(ink_mask(image)))
 
 
 def is_blank(image: Image.Image) -> bool:
@@ -64,8 +77,8 @@ def without_specks(ink: Mask) -> Mask:
     return ink & (_window_sums(np.pad(ink, 1), 3) >= 3)
 
 
-def without_rules(ink: Mask) -> Mask:
-    """The ink less ruling lines: long straight runs and the pixel beside them, where their edge is blurred.
+def parted(ink: Mask) -> Print:
+    """Ink without specks parted into letters and ruling lines: long straight runs.
 
     Upright runs must be twice as long: the l of a title is long, too. Runs across are thin, or solid as bars are: a row
     through letters that are blurred into one another has no gaps either, but stems stand on it, with gaps between.
@@ -74,7 +87,9 @@ def without_rules(ink: Mask) -> Mask:
     solid = _runs_down(ink, RULE_HEIGHT)
     is_high = _drawn_down(_runs_down(solid, 2), RULE_HEIGHT + 1)
     bars = _drawn_down(_on_long_runs(solid, 2 * length), RULE_HEIGHT)
-    return ink & ~(_on_long_runs(ink & ~is_high, length) | bars | _on_long_runs(ink.T, 2 * length).T)
+    across = _on_long_runs(ink & ~is_high, length) | bars
+    upright = _on_long_runs(ink.T, 2 * length).T
+    return Print(ink & ~(across | upright), across, upright)
 
 
 def on_rules(ink: Mask, across: int, upright: int) -> Mask:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from parsit.parse.ink import MIN_INK_IN_WINDOW, Mask, print_mask
+from parsit.parse.ink import MIN_INK_IN_WINDOW, Mask, Print, printed
 from parsit.parse.spans import Span, extent, length, overlaps, runs
 
 # In line heights:
@@ -34,6 +34,10 @@ ACCENT = 0.35  # a lower strip this near to another belongs to it (dots, accents
 COLUMN_FILL = 0.6  # running text fills this share of its column's width in most lines
 GUTTER = 8.0  # columns of running text are no further apart than this; figures may stand far from what they belong to
 COLUMN_STRIPS = 3  # fewer strips side by side are rows
+RULED = 0.8  # of its way between two cells there is ink of a ruling line; the rest is noise, and where lines cross
+UNEVEN = 0.1  # of their distance: how much lines of one block may differ in it
+DRIFT = 0.25  # line heights: lines that have drifted apart by more are not set in rows
+MAX_PITCHES = 1.5  # times: beyond, cells of two lines may stand beside cells of one
 MIN_HEIGHT = 4  # pixels; what is lower is not counted when the page's line height is found
 VALLEY = 0.4  # of the lower peak beside it: what ink may lie between two lines that touch
 NEAR_LIMIT = 0.6  # of the widest line: where the search for a gap to cut at begins
@@ -60,19 +64,26 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Region:
-    """A part of the page: its ink (bool[height, width]), where its corner lies, and the page's line height."""
+    """A part of the page: what is printed there, where its corner lies, and the page's line height."""
 
-    ink: Mask
+    print: Print
     x: int
     y: int
     line_height: float
+
+    @property
+    def ink(self) -> Mask:
+        """bool[height, width], where letters are."""
+        return self.print.letters
 
     def cut(self, rows: Span, columns: Span) -> _Region:
         """The part between two rows and two columns, trimmed to its ink."""
         ink = self.ink[slice(*rows), slice(*columns)]
         row, column = extent(ink.any(axis=1)), extent(ink.any(axis=0))
-        x, y = self.x + columns[0] + column[0], self.y + rows[0] + row[0]
-        return _Region(ink[slice(*row), slice(*column)], x, y, self.line_height)
+        top, left = rows[0] + row[0], columns[0] + column[0]
+        place = (slice(top, rows[0] + row[1]), slice(left, columns[0] + column[1]))
+        masks = Print(*(mask[place] for mask in self.print))
+        return _Region(masks, self.x + left, self.y + top, self.line_height)
 
 
 def split_lines(image: Image.Image, *, max_aspect: float | None = None) -> list[Box]:
@@ -96,13 +107,14 @@ def line_pieces(image: Image.Image, *, max_aspect: float | None = None) -> list[
         Pieces whose boxes are inside the image with a little paper around the ink; no lines for an
         empty page.
     """
-    return pieces_of_print(print_mask(image), max_aspect=max_aspect)
+    return pieces_of_print(printed(image), max_aspect=max_aspect)
 
 
-def pieces_of_print(ink: Mask, *, max_aspect: float | None = None) -> list[tuple[Piece, ...]]:
-    """`line_pieces` of a page whose `print_mask` is at hand."""
-    page = _Region(ink, 0, 0, _line_height(ink)).cut((0, ink.shape[0]), (0, ink.shape[1]))
-    return [_padded(line, (ink.shape[1], ink.shape[0]), max_aspect) for line in _lines(page)]
+def pieces_of_print(print_: Print, *, max_aspect: float | None = None) -> list[tuple[Piece, ...]]:
+    """`line_pieces` of a page of which is known what is printed on it."""
+    height, width = print_.letters.shape
+    page = _Region(print_, 0, 0, _line_height(print_.letters)).cut((0, height), (0, width))
+    return [_padded(line, (width, height), max_aspect) for line in _lines(page)]
 
 
 def _padded(line: _Region, page_size: tuple[int, int], max_aspect: float | None) -> tuple[Piece, ...]:
@@ -121,12 +133,16 @@ def _padded(line: _Region, page_size: tuple[int, int], max_aspect: float | None)
 
 def _lines(region: _Region) -> list[_Region]:
     """The lines of a region in reading order, each trimmed to its ink."""
-    strips = _strips(region)
+    strips = _strips(region.ink, region.line_height)
     gaps = [_wide_gaps(region, strip) for strip in strips]
     lines: list[_Region] = []
     position = 0
     while position < len(strips):
         end, gap = _columns(region, strips[position:], gaps[position:])
+        if not gap:
+            end, gap = _cells(region, strips[position:], gaps[position:])
+        if not gap:
+            end, gap = _blocks(region, strips[position:], gaps[position:])
         rows = (strips[position][0], strips[position + end - 1][1])
         if gap:
             lines += _lines(region.cut(rows, (0, gap[0]))) + _lines(region.cut(rows, (gap[1], region.ink.shape[1])))
@@ -147,11 +163,11 @@ def _row(strip: _Region) -> list[_Region]:
     return _parted(strip) if height > TALL * strip.line_height else [strip]
 
 
-def _strips(region: _Region) -> list[Span]:
+def _strips(ink: Mask, line_height: float) -> list[Span]:
     """Rows of ink between empty rows; accents and dots stay with their letters."""
     strips: list[Span] = []
-    for strip in runs(region.ink.any(axis=1)):
-        low, near = ACCENT * region.line_height, ACCENT * region.line_height
+    for strip in runs(ink.any(axis=1)):
+        low, near = ACCENT * line_height, ACCENT * line_height
         if strips and strip[0] - strips[-1][1] <= near and min(length(strip), length(strips[-1])) < low:
             strips[-1] = (strips[-1][0], strip[1])
         else:
@@ -189,6 +205,69 @@ def _columns(region: _Region, strips: list[Span], gaps: list[list[Span]]) -> tup
         if len(sides) > 1 and is_near and all(_is_running_text(region, strips[:end], side) for side in sides):
             return end, (sides[0][1], sides[1][0])
     return 1, None
+
+
+def _cells(region: _Region, strips: list[Span], gaps: list[list[Span]]) -> tuple[int, Span | None]:
+    """How many of the first strips stand in cells side by side, and the gap with the ruling line between two cells.
+
+    The line must be beside all of them, and no line across may part them.
+    """
+    common, found = gaps[0], (1, None)
+    for end in range(2, len(strips) + 1):
+        between = region.print.across[strips[end - 2][1] : strips[end - 1][0]]
+        if between.any(axis=0).sum() >= RULED * region.ink.shape[1]:
+            break
+        common = overlaps(common, gaps[end - 1], WIDE_GAP * region.line_height)
+        rows = slice(strips[0][0], strips[end - 1][1])
+        inner = [gap for gap in common if region.ink[rows, : gap[0]].any() and region.ink[rows, gap[1] :].any()]
+        ruled = [gap for gap in inner if region.print.upright[rows, slice(*gap)].any(axis=1).mean() >= RULED]
+        if not ruled:
+            break
+        found = (end, ruled[0])
+    return found
+
+
+def _blocks(region: _Region, strips: list[Span], gaps: list[list[Span]]) -> tuple[int, Span | None]:
+    """How many of the first strips are two blocks side by side whose lines are no rows, and the gap between, if any.
+
+    Such as an address beside a letter's dates: the lines of each are evenly spaced, those of one wider than the other's.
+    """
+    common, found = gaps[0], (1, None)
+    for end in range(1, len(strips) + 1):
+        common = overlaps(common, gaps[end - 1], WIDE_GAP * region.line_height)
+        first = region.ink[slice(*strips[0])]
+        inner = [gap for gap in common if first[:, : gap[0]].any() and first[:, gap[1] :].any()]
+        if not inner:
+            break
+        gap, rows = max(inner, key=length), (strips[0][0], strips[end - 1][1])
+        left, right = (_base_lines(region, rows, side) for side in ((0, gap[0]), (gap[1], region.ink.shape[1])))
+        if not _is_even(left) or not _is_even(right):
+            break
+        if min(len(left), len(right)) >= 2 and max(len(left), len(right)) >= COLUMN_STRIPS:
+            if not _drift_apart(left, right, region.line_height):
+                break
+            found = (end, gap)
+    return found
+
+
+def _base_lines(region: _Region, rows: Span, columns: Span) -> NDArray[np.int_]:
+    """The row of the base line of each line in a part of a region: most lower edges of its ink lie on it."""
+    ink = region.ink[slice(*rows), slice(*columns)]
+    edges = (ink & ~np.pad(ink[1:], ((0, 1), (0, 0)))).sum(axis=1)
+    strips = _strips(ink, region.line_height)
+    return np.array([strip[0] + int(edges[slice(*strip)].argmax()) for strip in strips])
+
+
+def _is_even(base_lines: NDArray[np.int_]) -> bool:
+    pitches = np.diff(base_lines)
+    return len(pitches) == 0 or float(np.ptp(pitches)) <= max(2, UNEVEN * float(np.median(pitches)))
+
+
+def _drift_apart(left: NDArray[np.int_], right: NDArray[np.int_], line_height: float) -> bool:
+    """Whether lines of two blocks, evenly spaced each, are not in the same rows, or in every second one, all the way."""
+    lines = min(len(left), len(right))
+    pitches = sorted((np.ptp(left) / (len(left) - 1), np.ptp(right) / (len(right) - 1)))
+    return (pitches[1] - pitches[0]) * (lines - 1) > DRIFT * line_height and pitches[1] < MAX_PITCHES * pitches[0]
 
 
 def _is_running_text(region: _Region, strips: list[Span], side: Span) -> bool:

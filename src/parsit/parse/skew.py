@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from parsit.parse.ink import Mask, ink_mask, print_mask, without_rules, without_specks
+from parsit.parse.ink import Mask, Print, ink_mask, parted, without_specks
 from parsit.parse.lines import Box
 
 MAX_SLOPE = 0.07  # pixels down per pixel right, 4°: what a page is turned by that was laid or fed by hand
@@ -89,10 +89,10 @@ class Rotation:
 
 @dataclass(frozen=True, slots=True)
 class StraightPage:
-    """A page whose lines are horizontal: its picture, its `print_mask`, and how it was turned, if it was."""
+    """A page whose lines are horizontal: its picture, what is printed on it, and how it was turned, if it was."""
 
     image: Image.Image
-    ink: Mask
+    print: Print
     rotation: Rotation | None
 
     def found_box(self, box: Box) -> Box:
@@ -105,10 +105,10 @@ def straighten(image: Image.Image) -> StraightPage:
     ink = ink_mask(image)
     slope = line_slope(ink)
     if not slope:
-        return StraightPage(image, without_rules(without_specks(ink)), None)
+        return StraightPage(image, parted(without_specks(ink)), None)
     rotation = Rotation(image.size, slope)
     straight = rotation.straight_image(image)
-    return StraightPage(straight, print_mask(straight) & rotation.shown(), rotation)
+    return StraightPage(straight, parted(without_specks(ink_mask(straight)) & rotation.shown()), rotation)
 
 
 def line_slope(ink: Mask) -> float:
