@@ -35,6 +35,7 @@ COLUMN_FILL = 0.6  # running text fills this share of its column's width in most
 GUTTER = 8.0  # columns of running text are no further apart than this; figures may stand far from what they belong to
 COLUMN_STRIPS = 3  # fewer strips side by side are rows
 RULED = 0.8  # of its way between two cells there is ink of a ruling line; the rest is noise, and where lines cross
+CELL_LINES = 3  # a cell has no more: what it is for, and an entry of one or two lines
 UNEVEN = 0.1  # of their distance: how much lines of one block may differ in it
 DRIFT = 0.25  # line heights: lines that have drifted apart by more are not set in rows
 MAX_PITCHES = 1.5  # times: beyond, cells of two lines may stand beside cells of one
@@ -140,7 +141,7 @@ def _lines(region: _Region) -> list[_Region]:
     while position < len(strips):
         end, gap = _columns(region, strips[position:], gaps[position:])
         if not gap:
-            end, gap = _cells(region, strips[position:], gaps[position:])
+            end, gap = _cells(region, strips, gaps, position)
         if not gap:
             end, gap = _blocks(region, strips[position:], gaps[position:])
         rows = (strips[position][0], strips[position + end - 1][1])
@@ -207,24 +208,30 @@ def _columns(region: _Region, strips: list[Span], gaps: list[list[Span]]) -> tup
     return 1, None
 
 
-def _cells(region: _Region, strips: list[Span], gaps: list[list[Span]]) -> tuple[int, Span | None]:
-    """How many of the first strips stand in cells side by side, and the gap with the ruling line between two cells.
+def _cells(region: _Region, strips: list[Span], gaps: list[list[Span]], position: int) -> tuple[int, Span | None]:
+    """How many strips from `position` on fill cells side by side, and the gap with the ruling line between two cells.
 
-    The line must be beside all of them, and no line across may part them.
+    A few lines between two ruling lines across are a row of cells; more of them are rows of a table that is ruled upright
+    alone. The first and the last strip need no line beyond them.
     """
-    common, found = gaps[0], (1, None)
-    for end in range(2, len(strips) + 1):
-        between = region.print.across[strips[end - 2][1] : strips[end - 1][0]]
-        if between.any(axis=0).sum() >= RULED * region.ink.shape[1]:
-            break
-        common = overlaps(common, gaps[end - 1], WIDE_GAP * region.line_height)
-        rows = slice(strips[0][0], strips[end - 1][1])
-        inner = [gap for gap in common if region.ink[rows, : gap[0]].any() and region.ink[rows, gap[1] :].any()]
-        ruled = [gap for gap in inner if region.print.upright[rows, slice(*gap)].any(axis=1).mean() >= RULED]
-        if not ruled:
-            break
-        found = (end, ruled[0])
-    return found
+    if position and not _is_ruled(region, strips[position - 1], strips[position]):
+        return 1, None
+    common, last = gaps[position], position
+    while last + 1 < len(strips) and not _is_ruled(region, strips[last], strips[last + 1]):
+        last += 1
+        common = overlaps(common, gaps[last], WIDE_GAP * region.line_height)
+        if last - position == CELL_LINES:
+            return 1, None
+    rows = slice(strips[position][0], strips[last][1])
+    inner = [gap for gap in common if region.ink[rows, : gap[0]].any() and region.ink[rows, gap[1] :].any()]
+    ruled = [gap for gap in inner if region.print.upright[rows, slice(*gap)].any(axis=1).mean() >= RULED]
+    return (last - position + 1, ruled[0]) if ruled and last > position else (1, None)
+
+
+def _is_ruled(region: _Region, above: Span, below: Span) -> bool:
+    """Whether a ruling line across parts two strips, as far as they reach."""
+    columns = slice(*extent(region.ink[above[0] : below[1]].any(axis=0)))
+    return bool(region.print.across[above[1] : below[0], columns].any(axis=0).mean() >= RULED)
 
 
 def _blocks(region: _Region, strips: list[Span], gaps: list[list[Span]]) -> tuple[int, Span | None]:
