@@ -78,23 +78,29 @@ def without_specks(ink: Mask) -> Mask:
 
 
 def parted(ink: Mask) -> Print:
-    """Ink without specks parted into letters and ruling lines: long straight runs.
+    """Ink without specks parted into letters and ruling lines: straight runs that are long and thin, or longer and solid.
 
-    Upright runs must be twice as long: the l of a title is long, too. Runs across are thin, or solid as bars are: a row
-    through letters that are blurred into one another has no gaps either, but stems stand on it, with gaps between.
+    A row through letters that are blurred into one another has no gaps either, but stems stand on it, with gaps between;
+    the l of a title is long, but its stem is not thin.
     """
     length = max(40, round(RULE_SHARE * ink.shape[1]))
-    solid = _runs_down(ink, RULE_HEIGHT)
-    is_high = _drawn_down(_runs_down(solid, 2), RULE_HEIGHT + 1)
-    bars = _drawn_down(_on_long_runs(solid, 2 * length), RULE_HEIGHT)
-    across = _on_long_runs(ink & ~is_high, length) | bars
-    upright = _on_long_runs(ink.T, 2 * length).T
+    across = _thin_runs(ink, length) | _drawn_down(_on_long_runs(_runs_down(ink, RULE_HEIGHT), 2 * length), RULE_HEIGHT)
+    turned = np.ascontiguousarray(ink.T)
+    # A faint line is thin, and ragged: it is looked for a pixel to each side as well. Letters are too low to matter.
+    upright = (_thin_runs(turned, length, ragged=True) | _on_long_runs(turned, 2 * length)).T
     return Print(ink & ~(across | upright), across, upright)
 
 
 def on_rules(ink: Mask, across: int, upright: int) -> Mask:
     """Where ink is on or beside a straight run of at least so many pixels, across or upright."""
     return _on_long_runs(ink, across) | _on_long_runs(ink.T, upright).T
+
+
+def _thin_runs(ink: Mask, length: int, *, ragged: bool = False) -> Mask:
+    """Pixels on or one row beside a run across of that length which is at most `RULE_HEIGHT` high."""
+    is_high = _drawn_down(_runs_down(ink, RULE_HEIGHT + 1), RULE_HEIGHT + 1)
+    thin = ink & ~is_high
+    return _on_long_runs(_and_beside(np.pad(thin, ((1, 1), (0, 0)))) if ragged else thin, length)
 
 
 def _runs_down(ink: Mask, height: int) -> Mask:
@@ -128,4 +134,9 @@ def _on_long_runs(ink: Mask, length: int) -> Mask:
     starts = np.pad(sums[:, length:] - sums[:, :-length] >= RULE_FILL * length, ((1, 1), (length, length - 1)))
     covered = np.cumsum(starts, axis=1, dtype=np.int32)
     run = covered[:, length:] > covered[:, :-length]
-    return run[1:-1] | run[:-2] | run[2:]
+    return _and_beside(run)
+
+
+def _and_beside(mask: Mask) -> Mask:
+    """bool[height - 2, width]: of all rows but the first and the last, what is set there or in a row beside."""
+    return mask[1:-1] | mask[:-2] | mask[2:]
