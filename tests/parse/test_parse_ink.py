@@ -1,12 +1,12 @@
-"""Blank pages with what scanners add to them, and pages with very little on them."""
+"""Blank pages with what scanners add to them, pages with very little on them, and what is a ruling line."""
 
 import io
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from parsit.parse.ink import ink_mask, is_blank
+from parsit.parse.ink import ink_mask, is_blank, parted, without_specks
 
 SIZE = (1240, 1754)  # A4 at 150 dpi
 
@@ -104,3 +104,48 @@ def test_ink_is_where_the_bar_is():
     rows, columns = np.nonzero(ink_mask(image))
     assert (columns.min(), columns.max(), rows.min(), rows.max()) == (300, 309, 500, 502)
     assert len(rows) == 30
+
+
+def print_of(image):
+    ink = without_specks(ink_mask(image))
+    return ink, parted(ink)
+
+
+def test_small_blurred_print_is_no_ruling_line():
+    """At 8 points and 100 dpi a word's letters run into one another, and a row through them has no gap."""
+    image = page()
+    draw = ImageDraw.Draw(image)
+    for row, text in enumerate(("All collections are subject to", "formal brochures")):
+        draw.text((200, 300 + 20 * row), text, font=ImageFont.load_default(11), fill="#202020")
+    ink, found = print_of(image.filter(ImageFilter.GaussianBlur(0.85)).crop((180, 280, 520, 380)))
+    assert ink.any()
+    assert (found.letters == ink).all()
+
+
+@pytest.mark.parametrize("thickness", [1, 2, 4, 7])
+def test_ruling_lines_are_no_letters(thickness):
+    image = with_text(page(), "word")
+    image.paste((60, 60, 60), (200, 400, 420, 400 + thickness))
+    image.paste((60, 60, 60), (800, 400, 800 + thickness, 650))
+    for picture in (image, image.filter(ImageFilter.GaussianBlur(0.8))):
+        _, found = print_of(picture)
+        assert not found.letters[390:660].any()
+        assert found.across[400 : 400 + thickness, 200:420].all()
+        assert found.upright[400:650, 800 : 800 + thickness].all()
+        assert found.letters.any()
+
+
+def test_a_faint_upright_line_is_one_where_it_is_ragged():
+    """As noise leaves the side of a box: some of it is too pale, some a pixel beside it."""
+    rng = np.random.default_rng(0)
+    ink = np.zeros((400, 1240), dtype=bool)
+    rows = np.arange(100, 200)
+    ink[rows, 300 + rng.integers(0, 2, len(rows))] = rng.random(len(rows)) < 0.95
+    assert not parted(ink).letters.any()
+
+
+def test_stems_of_large_letters_are_no_ruling_lines():
+    image = page()
+    ImageDraw.Draw(image).text((200, 300), "Illll", font=ImageFont.load_default(90), fill="black")
+    ink, found = print_of(image)
+    assert (found.letters == ink).all()

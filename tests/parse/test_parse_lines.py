@@ -1,47 +1,12 @@
 """Line boxes against what PDFium knows about typeset pages: where each character is, and in what order."""
 
-from pathlib import Path
-
 import numpy as np
 import pypdfium2 as pdfium
 import pytest
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from page_support import drawn, read_through, texts
 from parsit.parse.lines import line_pieces, split_lines
-from parsit.parse.pages import PageFile
-
-DPI = 150
-
-
-def drawn(path: Path, number: int = 1) -> Image.Image:
-    with PageFile(path, dpi=DPI) as file:
-        return file.page(number).image
-
-
-def lines_of(path: Path, number: int = 1) -> list[list[tuple[str, float, float]]]:
-    """PDFium's lines: each character that is not a space with the pixel in the middle of its box."""
-    with pdfium.PdfDocument(path) as pdf:
-        page = pdf[number - 1]
-        text, height, scale = page.get_textpage(), page.get_height(), DPI / 72
-        lines: list[list[tuple[str, float, float]]] = [[]]
-        for index in range(text.count_chars()):
-            character = text.get_text_range(index, 1)
-            if character in ("\r", "\n", "\r\n", "\x02", "\ufffe"):
-                lines.append([])
-            elif character.strip():
-                left, bottom, right, top = text.get_charbox(index)
-                lines[-1].append((character, (left + right) / 2 * scale, (height - (top + bottom) / 2) * scale))
-    return [line for line in lines if line]
-
-
-def read_through(boxes, path: Path, number: int = 1) -> list[str]:
-    """What a perfect model would read in each box: the characters whose middle lies inside."""
-    characters = [character for line in lines_of(path, number) for character in line]
-    return ["".join(c for c, x, y in characters if b.x0 <= x < b.x1 and b.y0 <= y < b.y1) for b in boxes]
-
-
-def texts(path: Path, number: int = 1) -> list[str]:
-    return ["".join(c for c, _, _ in line) for line in lines_of(path, number)]
 
 
 def test_headings_and_two_columns(report):
@@ -223,3 +188,67 @@ def test_boxes_stay_inside_the_image():
     for box in split_lines(image):
         assert 0 <= box.x0 < box.x1 <= 200
         assert 0 <= box.y0 < box.y1 <= 30
+
+
+def test_blurred_print_is_cut_between_words(typeset):
+    """Letters touch there, so that all gaps are between words."""
+    text = "A temperature of 76 °C was weighed in the signal of the canal. Although the front was quiet, they paid. "
+    path = typeset(f'#set page(paper: "a4")\n#set text(size: 9pt, font: "Libertinus Serif")\n{text * 6}')
+    blurred = drawn(path).filter(ImageFilter.GaussianBlur(1))
+    pieces = [piece for line in line_pieces(blurred, max_aspect=9) for piece in line]
+    assert len(pieces) > 20
+    assert all(piece.ends_word for piece in pieces)
+    read = read_through([piece.box for piece in pieces], path)
+    ends = set(np.cumsum([len(word) for word in (text * 6).split()]).tolist())
+    assert set(np.cumsum([len(piece) for piece in read]).tolist()) <= ends
+
+
+CELLS = [("Born", "12 May 1961"), ("Town", "Hartford"), ("Fee", "124.25 CHF"), ("Title", "Editor")]
+
+
+def table(typeset, columns: int, rules: str, cells):
+    made = f"#table(columns: (1fr,) * {columns}, {rules}, {', '.join(cells)})"
+    return typeset(f'#set page(paper: "a5")\n#set text(size: 9pt)\n#set par(leading: 6pt)\n{made}')
+
+
+def test_cells_with_a_label_above_their_entry_are_read_one_after_the_other(typeset):
+    cells = [f"[#text(size: 6pt)[{label}] \\ {entry}]" for label, entry in CELLS]
+    path = table(typeset, 2, "stroke: 0.5pt", cells)
+    expected = ["".join(part.split()) for cell in CELLS for part in cell]
+    assert read_through(split_lines(drawn(path)), path) == expected
+
+
+def test_a_table_that_is_ruled_upright_alone_is_read_row_by_row(typeset):
+    words = [part for cell in CELLS for part in cell]
+    path = table(typeset, 2, "stroke: (x: 0.5pt, y: none)", [f"[{word}]" for word in words])
+    assert read_through(split_lines(drawn(path)), path) == ["".join(word.split()) for word in words]
+
+
+ADDRESS = ("Zenith Marine Corp.", "36 Chestnut Drive", "Eugene, OR 32491")
+DATES = ("Number: 6282509", "Date: 10/11/2005", "Payable by: 11/01/2005", "Order: KLJ583335")
+
+
+def side_by_side(typeset, left, right, leading: str):
+    blocks = [f"par(leading: {gap})[" + " \\ ".join(lines) + "]" for lines, gap in ((left, leading), (right, "6pt"))]
+    return typeset(f'#set page(paper: "a4")\n#set text(size: 9pt)\n#grid(columns: (1fr, 1fr), {", ".join(blocks)})')
+
+
+def test_blocks_whose_lines_are_spaced_differently_are_read_one_after_the_other(typeset):
+    path = side_by_side(typeset, ADDRESS, DATES, "8pt")
+    assert read_through(split_lines(drawn(path)), path) == ["".join(line.split()) for line in ADDRESS + DATES]
+
+
+def test_lines_in_the_same_rows_are_read_row_by_row(typeset):
+    path = side_by_side(typeset, ADDRESS, DATES[:3], "6pt")
+    expected = [line for row in zip(ADDRESS, DATES, strict=False) for line in row]
+    assert read_through(split_lines(drawn(path)), path) == ["".join(line.split()) for line in expected]
+
+
+def test_cells_of_two_lines_beside_cells_of_one_are_rows(typeset):
+    amounts = ("12.50", "7.00", "3.75", "9.10")
+    cells = [cell for amount in amounts for cell in (" \\ ".join(ADDRESS[:2]), amount)]
+    rules = "stroke: none, align: horizon, inset: (y: 3pt)"  # half of the leading: all lines are evenly spaced
+    path = table(typeset, 2, rules, [f"[{cell}]" for cell in cells])
+    read = read_through(split_lines(drawn(path)), path)
+    assert [part for part in read if part in amounts] == list(amounts)
+    assert [read.index(amount) // 3 for amount in amounts] == [0, 1, 2, 3]

@@ -78,10 +78,10 @@ def without_specks(ink: Mask) -> Mask:
 
 
 def parted(ink: Mask) -> Print:
-    """Ink without specks parted into letters and ruling lines: straight runs that are long and thin, or longer and solid.
+    """Ink without specks parted into letters and ruling lines, which are long, thin runs, or longer solid ones.
 
-    A row through letters that are blurred into one another has no gaps either, but stems stand on it, with gaps between;
-    the l of a title is long, but its stem is not thin.
+    A row through letters that are blurred into one another has no gaps either, but is not thin where stems stand on it,
+    and not solid between them. The l of a title is long, but its stem is not thin.
     """
     length = max(40, round(RULE_SHARE * ink.shape[1]))
     across = _thin_runs(ink, length) | _drawn_down(_on_long_runs(_runs_down(ink, RULE_HEIGHT), 2 * length), RULE_HEIGHT)
@@ -98,20 +98,20 @@ def on_rules(ink: Mask, across: int, upright: int) -> Mask:
 
 def _thin_runs(ink: Mask, length: int, *, ragged: bool = False) -> Mask:
     """Pixels on or one row beside a run across of that length which is at most `RULE_HEIGHT` high."""
-    is_high = _drawn_down(_runs_down(ink, RULE_HEIGHT + 1), RULE_HEIGHT + 1)
-    thin = ink & ~is_high
+    thin = ink & ~_drawn_down(_runs_down(ink, RULE_HEIGHT + 1), RULE_HEIGHT + 1)
     return _on_long_runs(_and_beside(np.pad(thin, ((1, 1), (0, 0)))) if ragged else thin, length)
 
 
 def _runs_down(ink: Mask, height: int) -> Mask:
-    """bool[height of ink - height + 1, width]: where so many pixels of ink begin, one below the other."""
-    rows = max(0, len(ink) - height + 1)
-    return np.logical_and.reduce([ink[row : row + rows] for row in range(height)])
+    """Where so many pixels of ink begin, one below the other."""
+    below = np.pad(ink, ((0, height - 1), (0, 0)))
+    return np.logical_and.reduce([below[row : row + len(ink)] for row in range(height)])
 
 
 def _drawn_down(starts: Mask, height: int) -> Mask:
-    """Every pixel of the runs that `_runs_down` gives the beginnings of."""
-    return np.logical_or.reduce([np.pad(starts, ((row, height - 1 - row), (0, 0))) for row in range(height)])
+    """Every pixel of the runs whose beginnings `_runs_down` gives."""
+    above = np.pad(starts, ((height - 1, 0), (0, 0)))
+    return np.logical_or.reduce([above[row : row + len(starts)] for row in range(height)])
 
 
 def _noise(contrast: NDArray[np.int16]) -> float:

@@ -4,11 +4,12 @@ A recursive XY-cut (Nagy, Seth and Viswanathan, "A prototype document image anal
 technical journals", IEEE Computer 25(7), 1992) on the page's ink. A region is cut at its empty rows
 into strips. Neighbouring strips with a wide empty column in common, and running text on both sides
 of it, are columns and are read one after the other; any other strip is cut at its wide gaps, so
-that a table is read row by row. Ruling lines are taken out first, so bordered tables split too.
+that a table is read row by row. Ruling lines are taken out first, so bordered tables split too; cells of a few lines
+between them are read one after the other, as are blocks whose lines are spaced differently and so are no rows.
 
-Given up: pages skewed by more than about 1°, curved lines, text in dark boxes and on
-photographs, vertical text, columns less than 1.5 line heights apart, titles more than three times as
-large as the text (they may be cut). Figures come out as lines.
+Given up: pages skewed by more than about 1° (`parsit.parse.skew` turns them straight before), curved lines, text in
+dark boxes and on photographs, vertical text, columns less than 1.5 line heights apart, titles more than three times as
+large as the text (they may be cut), and blocks whose lines happen to stand in rows. Figures come out as lines.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Piece(NamedTuple):
 class _Region:
     """A part of the page: what is printed there, where its corner lies, and the page's line height."""
 
-    print: Print
+    marks: Print
     x: int
     y: int
     line_height: float
@@ -75,7 +76,7 @@ class _Region:
     @property
     def ink(self) -> Mask:
         """bool[height, width], where letters are."""
-        return self.print.letters
+        return self.marks.letters
 
     def cut(self, rows: Span, columns: Span) -> _Region:
         """The part between two rows and two columns, trimmed to its ink."""
@@ -83,8 +84,8 @@ class _Region:
         row, column = extent(ink.any(axis=1)), extent(ink.any(axis=0))
         top, left = rows[0] + row[0], columns[0] + column[0]
         place = (slice(top, rows[0] + row[1]), slice(left, columns[0] + column[1]))
-        masks = Print(*(mask[place] for mask in self.print))
-        return _Region(masks, self.x + left, self.y + top, self.line_height)
+        marks = Print(*(mask[place] for mask in self.marks))
+        return _Region(marks, self.x + left, self.y + top, self.line_height)
 
 
 def split_lines(image: Image.Image, *, max_aspect: float | None = None) -> list[Box]:
@@ -111,10 +112,10 @@ def line_pieces(image: Image.Image, *, max_aspect: float | None = None) -> list[
     return pieces_of_print(printed(image), max_aspect=max_aspect)
 
 
-def pieces_of_print(print_: Print, *, max_aspect: float | None = None) -> list[tuple[Piece, ...]]:
+def pieces_of_print(marks: Print, *, max_aspect: float | None = None) -> list[tuple[Piece, ...]]:
     """`line_pieces` of a page of which is known what is printed on it."""
-    height, width = print_.letters.shape
-    page = _Region(print_, 0, 0, _line_height(print_.letters)).cut((0, height), (0, width))
+    height, width = marks.letters.shape
+    page = _Region(marks, 0, 0, _line_height(marks.letters)).cut((0, height), (0, width))
     return [_padded(line, (width, height), max_aspect) for line in _lines(page)]
 
 
@@ -211,8 +212,8 @@ def _columns(region: _Region, strips: list[Span], gaps: list[list[Span]]) -> tup
 def _cells(region: _Region, strips: list[Span], gaps: list[list[Span]], position: int) -> tuple[int, Span | None]:
     """How many strips from `position` on fill cells side by side, and the gap with the ruling line between two cells.
 
-    A few lines between two ruling lines across are a row of cells; more of them are rows of a table that is ruled upright
-    alone. The first and the last strip need no line beyond them.
+    A few lines between two ruling lines across are a row of cells; more of them are rows of a table that is ruled
+    upright alone. The first and the last strip need no line beyond them.
     """
     if position and not _is_ruled(region, strips[position - 1], strips[position]):
         return 1, None
@@ -224,20 +225,20 @@ def _cells(region: _Region, strips: list[Span], gaps: list[list[Span]], position
             return 1, None
     rows = slice(strips[position][0], strips[last][1])
     inner = [gap for gap in common if region.ink[rows, : gap[0]].any() and region.ink[rows, gap[1] :].any()]
-    ruled = [gap for gap in inner if region.print.upright[rows, slice(*gap)].any(axis=1).mean() >= RULED]
+    ruled = [gap for gap in inner if region.marks.upright[rows, slice(*gap)].any(axis=1).mean() >= RULED]
     return (last - position + 1, ruled[0]) if ruled and last > position else (1, None)
 
 
 def _is_ruled(region: _Region, above: Span, below: Span) -> bool:
     """Whether a ruling line across parts two strips, as far as they reach."""
     columns = slice(*extent(region.ink[above[0] : below[1]].any(axis=0)))
-    return bool(region.print.across[above[1] : below[0], columns].any(axis=0).mean() >= RULED)
+    return bool(region.marks.across[above[1] : below[0], columns].any(axis=0).mean() >= RULED)
 
 
 def _blocks(region: _Region, strips: list[Span], gaps: list[list[Span]]) -> tuple[int, Span | None]:
     """How many of the first strips are two blocks side by side whose lines are no rows, and the gap between, if any.
 
-    Such as an address beside a letter's dates: the lines of each are evenly spaced, those of one wider than the other's.
+    Such as an address beside a letter's dates: the lines of each are evenly spaced, those of one further apart.
     """
     common, found = gaps[0], (1, None)
     for end in range(1, len(strips) + 1):
@@ -271,10 +272,11 @@ def _is_even(base_lines: NDArray[np.int_]) -> bool:
 
 
 def _drift_apart(left: NDArray[np.int_], right: NDArray[np.int_], line_height: float) -> bool:
-    """Whether lines of two blocks, evenly spaced each, are not in the same rows, or in every second one, all the way."""
+    """Whether the lines of two evenly spaced blocks are neither in the same rows nor in every second one."""
     lines = min(len(left), len(right))
     pitches = sorted((np.ptp(left) / (len(left) - 1), np.ptp(right) / (len(right) - 1)))
-    return (pitches[1] - pitches[0]) * (lines - 1) > DRIFT * line_height and pitches[1] < MAX_PITCHES * pitches[0]
+    drift = float(pitches[1] - pitches[0]) * (lines - 1)
+    return drift > DRIFT * line_height and bool(pitches[1] < MAX_PITCHES * pitches[0])
 
 
 def _is_running_text(region: _Region, strips: list[Span], side: Span) -> bool:

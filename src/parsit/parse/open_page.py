@@ -141,7 +141,7 @@ def page_of(drawn: PageImage, max_line_aspect: float | None) -> OpenPage:
     else:
         straight = straighten(drawn.image)
         page.units = _pieces(page, straight, max_line_aspect)
-        page.hangs = hangs(straight.image, straight.print)
+        page.hangs = hangs(straight.image, straight.marks)
         page.flags += () if page.units else ("no_lines",)
     page.image = drawn.image if page.hangs else None
     return page
@@ -149,7 +149,7 @@ def page_of(drawn: PageImage, max_line_aspect: float | None) -> OpenPage:
 
 def _pieces(page: OpenPage, straight: StraightPage, max_line_aspect: float) -> list[Unit]:
     """The pieces of a page's lines as they are on the straight page; their boxes are on the page that was drawn."""
-    lines = pieces_of_print(straight.print, max_aspect=max_line_aspect)
+    lines = pieces_of_print(straight.marks, max_aspect=max_line_aspect)
     pieces = [(piece.box, piece.ends_word, piece is line[-1]) for line in lines for piece in line]
     return [
         Unit(page, number, straight.image.crop(box), straight.found_box(box), ends_line, ends_word)

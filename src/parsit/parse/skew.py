@@ -24,7 +24,8 @@ MAX_SLOPE = 0.07  # pixels down per pixel right, 4°: what a page is turned by t
 STRIP = 32  # pixels wide: inside a strip a line of that slope moves by two pixels, less than a letter is high
 COARSE = 4  # pixels that the page's right side moves by from one slope to the next at first; then by one
 MIN_RISE = 2  # pixels over the page's width: less brings no line's letters into another's rows
-MIN_GAIN = 1.1  # the best slope's sum of squares over slope 0's: where nothing stands in lines, all slopes are alike
+MIN_GAIN = 1.1  # the best slope's sum of squares over slope 0's: less is chance, and the page lies straight
+MIN_PEAK = 1.5  # and over the usual slope's: text has 3 and more, and where nothing stands in lines all are alike
 
 Point = tuple[float, float]
 
@@ -92,7 +93,7 @@ class StraightPage:
     """A page whose lines are horizontal: its picture, what is printed on it, and how it was turned, if it was."""
 
     image: Image.Image
-    print: Print
+    marks: Print
     rotation: Rotation | None
 
     def found_box(self, box: Box) -> Box:
@@ -122,10 +123,12 @@ def line_slope(ink: Mask) -> float:
         return 0.0
     edges_NH = _strip_edges(ink)
     steps = int(MAX_SLOPE * width / COARSE)
-    coarse = _best(edges_NH, (COARSE * step / width for step in range(-steps, steps + 1)))
-    best = _best(edges_NH, (coarse + step / width for step in range(-COARSE, COARSE + 1)))
-    is_turned = abs(best) * width >= MIN_RISE and _peaks(edges_NH, best) >= MIN_GAIN * _peaks(edges_NH, 0.0)
-    return best if is_turned else 0.0
+    coarse = _all_peaks(edges_NH, (COARSE * step / width for step in range(-steps, steps + 1)))
+    highest = max(coarse, key=coarse.__getitem__)
+    fine = _all_peaks(edges_NH, (highest + step / width for step in range(-COARSE, COARSE + 1)))
+    best = max(fine, key=fine.__getitem__)
+    stands_out = fine[best] > max(MIN_GAIN * coarse[0.0], MIN_PEAK * float(np.median(list(coarse.values()))))
+    return best if stands_out and abs(best) * width >= MIN_RISE else 0.0
 
 
 def _strip_edges(ink: Mask) -> NDArray[np.int32]:
@@ -135,8 +138,8 @@ def _strip_edges(ink: Mask) -> NDArray[np.int32]:
     return edges.reshape(height - 1, -1, STRIP).sum(axis=2, dtype=np.int32).T
 
 
-def _best(edges_NH: NDArray[np.int32], slopes: Iterable[float]) -> float:
-    return max(slopes, key=lambda slope: _peaks(edges_NH, slope))
+def _all_peaks(edges_NH: NDArray[np.int32], slopes: Iterable[float]) -> dict[float, int]:
+    return {slope: _peaks(edges_NH, slope) for slope in slopes}
 
 
 def _peaks(edges_NH: NDArray[np.int32], slope: float) -> int:

@@ -31,19 +31,19 @@ MIN_LOWER_CASE = 0.4  # of the characters that are printed: less, and figures or
 MIN_ASCENDING = 0.1  # of the lower case: how many more letters ascend than descend; English has 0.22
 
 
-def hangs(image: Image.Image, known: Print | None = None) -> bool:
+def hangs(image: Image.Image, marks: Print | None = None) -> bool:
     """Whether more of a page's ink sticks out of its lines below than above; False where that cannot be told.
 
     Args:
         image: The page.
-        known: What is printed on it, where that is at hand.
+        marks: What is printed on it, where that is at hand.
     """
-    if known is None or max(image.size) > MAX_SIDE:
+    if marks is None or max(image.size) > MAX_SIDE:
         reduced = image.convert("L")
         reduced.thumbnail((MAX_SIDE, MAX_SIDE))
-        known = printed(reduced)
-    pieces = [piece.box for line in pieces_of_print(known, max_aspect=PIECE_ASPECT) for piece in line]
-    parts = [known.letters[y0:y1, x0:x1] for x0, y0, x1, y1 in pieces]
+        marks = printed(reduced)
+    pieces = [piece.box for line in pieces_of_print(marks, max_aspect=PIECE_ASPECT) for piece in line]
+    parts = [marks.letters[y0:y1, x0:x1] for x0, y0, x1, y1 in pieces]
     found = [balance for part in parts if (balance := _balance(part)) is not None]
     if len(found) < MIN_PIECES:
         return False
