@@ -1,4 +1,4 @@
-"""Skewed pages against the same pages laid straight: their slope, the lines that are found, and where they are said to be."""
+"""Skewed pages against the same pages laid straight: their slope, and the lines that are found, and where."""
 
 import math
 
