@@ -42,6 +42,12 @@ def test_the_slope_is_right_to_a_pixel(report, degrees):
     assert slope * image.width == pytest.approx(math.tan(math.radians(degrees)) * image.width, abs=1)
 
 
+def test_a_large_page_has_the_slope_of_a_small_one(report):
+    ink = ink_mask(skewed(drawn(report), 1.2))
+    large = ink.repeat(3, axis=0).repeat(3, axis=1)
+    assert line_slope(large) * ink.shape[1] == pytest.approx(line_slope(ink) * ink.shape[1], abs=1)
+
+
 def test_straight_pages_and_what_has_no_lines_stay_as_they_are(report):
     noise = np.random.default_rng(0).random((900, 700)) < 0.02
     rings = np.add.outer((np.arange(900.0) - 400) ** 2, (np.arange(700.0) - 300) ** 2) ** 0.5 % 40 < 5

@@ -21,6 +21,7 @@ from parsit.parse.ink import Mask, Print, ink_mask, parted, without_specks
 from parsit.parse.lines import Box
 
 MAX_SLOPE = 0.07  # pixels down per pixel right, 4°: what a page is turned by that was laid or fed by hand
+MAX_SIDE = 2000  # pixels, A4 at 170 dpi; of a larger page every second row and column is looked at, or fewer
 STRIP = 32  # pixels wide: inside a strip a line of that slope moves by two pixels, less than a letter is high
 COARSE = 4  # pixels that the page's right side moves by from one slope to the next at first; then by one
 MIN_RISE = 2  # pixels over the page's width: less brings no line's letters into another's rows
@@ -118,6 +119,8 @@ def line_slope(ink: Mask) -> float:
     Args:
         ink: bool[height, width], where there is ink.
     """
+    every = -(-max(ink.shape) // MAX_SIDE)
+    ink = ink[::every, ::every]
     height, width = ink.shape
     if width < 2 * STRIP or height < 2 * STRIP:
         return 0.0
