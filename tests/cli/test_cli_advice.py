@@ -88,6 +88,7 @@ def speakers(file: str) -> list[str]:
     return SPEAKERS[max(known, key=len)] if known else []
 
 
+@pytest.mark.slow
 def test_a_message_names_flags_that_its_verb_has():
     wrong = [
         f"{file}:{line}: {flag}, which {verb} has not: {text}"
@@ -99,6 +100,7 @@ def test_a_message_names_flags_that_its_verb_has():
     assert wrong == []
 
 
+@pytest.mark.slow
 def test_no_message_names_a_flag_that_no_verb_has():
     known = frozenset().union(*map(flags_of, VERBS)) | OTHER_PROGRAMS
     told = [

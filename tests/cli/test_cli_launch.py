@@ -41,6 +41,7 @@ def test_who_asks_after_the_first_process_has_gone_has_not_the_last_word(monkeyp
     assert not words[1].is_mine()
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_named_though_another_ends_before_it(capsys):
     """Its connections are closed, and the others end because of that, before it has ended."""
     programs = ("raise SystemExit(1)", "import os, time; time.sleep(1); os.kill(os.getpid(), 9)")

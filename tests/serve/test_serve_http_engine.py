@@ -55,6 +55,7 @@ def test_answers_are_those_of_the_model_itself(engine, model, streamed):
     assert list(told.values()) == ([answer.text for answer in expected] if streamed else ["", "", ""])
 
 
+@pytest.mark.slow
 def test_how_tokens_are_chosen_goes_along(engine, model):
     ask = conversations()[2:]
     for sampling in (
@@ -123,6 +124,7 @@ def test_flags_that_only_go_with_the_model_here(served, tmp_path):
         eval_verb.main(["mini", "--data", "d", "--engine", served.url, "--nats"])
 
 
+@pytest.mark.slow
 def test_a_token_is_shown_and_a_full_server_is_asked_again(start, model, tmp_path, monkeypatch):
     image = tmp_path / "page.png"
     picture(90, 40).save(image)

@@ -319,6 +319,7 @@ def test_splits_are_by_document_and_repeat(tmp_path, pdfs):
     assert splits == {"train", "validation", "test"}
 
 
+@pytest.mark.slow
 def test_pages_are_chosen_by_the_seed(tmp_path, pdfs):
     pdfs(SMALL + "\n#pagebreak()\n".join(f"Page {number}. {LEFT}" for number in range(1, 9)))
     chosen = []

@@ -34,6 +34,7 @@ def test_formulas_on_one_line_are_taken(read):
     assert text.endswith(PROSE)
 
 
+@pytest.mark.slow
 def test_labels_of_two_diagrams_are_refused(read):
     places = {"Start": (0, 40), "Stop": (60, 44), "upper": (10, 80), "state": (70, 70), "below": (30, 10)}
     labels = b"".join(

@@ -290,6 +290,7 @@ def reader_run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_crops_for_the_reader_are_what_parse_cuts_out_of_the_page(reader_run, tmp_path):
     """The same page without damage, cut by the reader itself: every crop is one of its pieces, to the pixel."""
     settings = SynthSettings(tmp_path / "page", 9, seed=2, degrade="none", dpi=(110, 150), tasks=("read",),

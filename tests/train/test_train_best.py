@@ -53,6 +53,7 @@ def test_what_was_measured_is_said():
     assert after([0.5, 0.75], "loss", 2)[1][1] == "step 2: validation loss 0.7500 (among the 2 best)"
 
 
+@pytest.mark.slow
 def test_several_best_are_kept_named_and_known_after_a_resume(run, tmp_path):
     flags = {"eval_steps": 1, "save_steps": 100, "save_total_limit": 1, "keep_best": 3, "learning_rate": 3e-2}
     run(tmp_path, max_steps=5, **flags)

@@ -32,6 +32,7 @@ def test_packed_and_padded_steps_over_the_same_samples_learn_the_same(run, tmp_p
     assert packed[0]["padding"] == 0
 
 
+@pytest.mark.slow
 def test_packs_with_glyphs_and_accumulation_resume_to_the_bit(run, tmp_path):
     flags = {"packing": True, "model_max_length": 64, "per_device_train_batch_size": 2, "max_steps": 6}
     flags |= {"gradient_accumulation_steps": 2}

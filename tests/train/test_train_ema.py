@@ -57,6 +57,7 @@ def test_the_average_is_that_of_the_weights_after_each_step(averaged):
     assert {tensor.dtype for tensor in found.values()} == {torch.float32}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [{}, {"bf16": "true", "optim": "adamw_bf16"}], ids=["fp32", "halves"])
 def test_training_does_not_notice_that_validation_sees_the_average(run, tmp_path, flags):
     run(tmp_path / "with", **FLAGS, **flags)

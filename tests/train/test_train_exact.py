@@ -68,6 +68,7 @@ LEFT_OUT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", LEFT_OUT)
 def test_a_run_that_goes_on_without_a_part_of_its_state_is_another(run, cut, halfway, part):
     LEFT_OUT[part](halfway)

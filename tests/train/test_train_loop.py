@@ -32,6 +32,7 @@ def weights(checkpoint):
     return load_file(checkpoint / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_what_is_told_is_there(run, tmp_path):
     result = run(tmp_path, max_steps=40, save_steps=100)
     entries = metrics(tmp_path)

@@ -66,6 +66,7 @@ def files(checkpoint):
     }
 
 
+@pytest.mark.slow
 def test_what_is_written_is_the_step_that_was_saved_whatever_training_does_meanwhile(saving, gate, tmp_path):
     saver, run, batches = saving
     saver.begin(TrainState(1, "data"))

@@ -132,6 +132,7 @@ def read(kind, folder, monkeypatch):
     return read_mlflow(folder, monkeypatch) if kind == "mlflow" else globals()[f"read_{kind}"](folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tensorboard", pytest.param("wandb", marks=pytest.mark.slow), "trackio", "mlflow"])
 def test_what_is_told_is_there_and_a_resumed_run_goes_on_without_a_step_twice(kind, tmp_path, tell, monkeypatch, capfd):
     pytest.importorskip(kind)
