@@ -42,8 +42,8 @@ def end(code: int) -> NoReturn:
 
     DeepSpeed and the meshes of sharded models keep process groups alive, and with them gloo's threads. One that is late
     to let go of the tensor of its last collective needs Python's lock for that. Where the interpreter goes down
-    meanwhile, Python ends that thread and C++ aborts the process: on a busy machine a run that had ended well was told
-    to have been killed by SIGABRT.
+    meanwhile, Python ends that thread and C++ aborts the process: on a busy machine one that had ended well was told to
+    have been killed by SIGABRT.
     """
     threading._shutdown()  # type: ignore[attr-defined]  (waits for threads that are no daemons)
     atexit._run_exitfuncs()
